@@ -1,0 +1,54 @@
+# Two commands do all the set-up: `make run` trains the default experiment, `make test` runs the whole check.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+# One thread for each test process: tests run side by side.
+TEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: help run test check format test-slow test-gpu bench clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: $(VENV)/.installed  ## install, train the default experiment, say where to look
+	$(BIN)/accelerator train
+
+test: check  ## lint, types, layering, and every test but the long ones
+	$(TEST) -n 2 -m "not slow"
+
+check: $(VENV)/.installed-dev  ## lint, types and layering, in seconds
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-slow: $(VENV)/.installed-dev  ## the long tests: hundreds of kills
+	$(TEST) -m slow
+
+test-gpu: $(VENV)/.installed-dev  ## the tests that need a CUDA device
+	$(TEST) -m gpu
+
+bench: $(VENV)/.installed-dev  ## measure, and write docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove the environment and all caches; runs and records stay
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) torch==2.13.0 -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) torch==2.13.0 -e '.[dev]'
+	@touch $(VENV)/.installed $@

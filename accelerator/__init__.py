@@ -1,0 +1,20 @@
+"""Compose a PyTorch run from YAML, train it, by multilevel methods where they pay, and keep its record."""
+
+from typing import TYPE_CHECKING, Any
+
+from accelerator.utilities.base_registry import register
+
+if TYPE_CHECKING:
+    from accelerator.cli.experiment import train
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "register", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # Hydra and torch are imported by who trains, not by who asks for the version.
+    if name == "train":
+        from accelerator.cli.experiment import train
+
+        return train
+    raise AttributeError(f"module 'accelerator' has no attribute '{name}'")
