@@ -1,0 +1,48 @@
+"""Multilevel training of any network, in pure torch: hierarchies, transfer between levels, and schedules.
+
+A hierarchy holds the network and its coarser copies; a schedule says how much work to spend on which level; training
+itself is your own loop. Nested iteration (train coarse, prolong, train finer):
+
+>>> import torch
+>>> from accelerator.multilevel import carry_optimizer_state, cascade, create_network_hierarchy, steps_of
+>>> model = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.GELU(), torch.nn.Linear(64, 1))
+>>> x = torch.randn(32, 4); y = x.prod(dim=1, keepdim=True)
+>>> network = create_network_hierarchy(model, x, levels=3)
+>>> optimizers = [torch.optim.Adam(level.parameters(), lr=1e-2) for level in network.levels]
+>>> stages = list(cascade(budget=20.0, levels=3))
+>>> for stage, steps in zip(stages, steps_of(stages, network.costs)):
+...     level = stage.level
+...     if level < 2:
+...         network.prolongate(level)
+...         carry_optimizer_state(optimizers[level + 1], optimizers[level], network, level + 1, level)
+...     for _ in range(steps):
+...         optimizers[level].zero_grad()
+...         torch.nn.functional.mse_loss(network.levels[level](x), y).backward()
+...         optimizers[level].step()
+
+`model` is `network.levels[0]` and now trained.
+"""
+
+from accelerator.multilevel.coupling import Coupling, Group, trace_coupling
+from accelerator.multilevel.hierarchy import MultilevelNetwork, create_network_hierarchy
+from accelerator.multilevel.matching import MATCHINGS
+from accelerator.multilevel.optimizer_state import carry_optimizer_state
+from accelerator.multilevel.schedule import Stage, cascade, default_fractions, single, steps_of
+from accelerator.multilevel.transfer import Aggregates, WidthTransfer
+
+__all__ = [
+    "MATCHINGS",
+    "Aggregates",
+    "Coupling",
+    "Group",
+    "MultilevelNetwork",
+    "Stage",
+    "WidthTransfer",
+    "carry_optimizer_state",
+    "cascade",
+    "create_network_hierarchy",
+    "default_fractions",
+    "single",
+    "steps_of",
+    "trace_coupling",
+]

@@ -1,0 +1,256 @@
+import copy
+
+import pytest
+import torch
+from multilevel_networks import dense_operator, mlp, scatter_weights, seeded
+from torch import nn
+
+from accelerator.errors import ConfigError
+from accelerator.multilevel import carry_optimizer_state, create_network_hierarchy
+
+OPTIMIZERS = {
+    "SGD": (torch.optim.SGD, {"momentum": 0.9}),
+    "Adam": (torch.optim.Adam, {"amsgrad": True}),
+    "AdamW": (torch.optim.AdamW, {"weight_decay": 0.1}),
+    "NAdam": (torch.optim.NAdam, {}),
+    "RAdam": (torch.optim.RAdam, {}),
+    "Adamax": (torch.optim.Adamax, {}),
+    "RMSprop": (torch.optim.RMSprop, {"momentum": 0.5, "centered": True}),
+    "Adagrad": (torch.optim.Adagrad, {}),
+    "Adadelta": (torch.optim.Adadelta, {}),
+    "Rprop": (torch.optim.Rprop, {}),
+    "ASGD": (torch.optim.ASGD, {}),
+}
+
+FIRST = ("exp_avg", "grad_avg", "prev", "exp_inf")
+SECOND = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
+"""Which dense operator moves a tensor (down, up), and whether its entries are squared."""
+
+
+def rule(optimizer, key):
+    if key in FIRST or (key == "momentum_buffer" and optimizer != "RMSprop"):
+        return ("PT", "RT"), False
+    if key in SECOND:
+        return ("PT", "RT"), True
+    return ("R", "P"), key == "acc_delta"
+
+
+def batches(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(8, 3, generator=generator, dtype=torch.float64) for _ in range(count)]
+
+
+def train(model, optimizer, data):
+    for x in data:
+        optimizer.zero_grad()
+        (model(x) - x.sum(1, keepdim=True)).square().mean().backward()
+        optimizer.step()
+
+
+def network(levels=2, activation=nn.GELU, **options):
+    options = {"matching": "random", "min_width": 1, "generator": seeded(0)} | options
+    return create_network_hierarchy(mlp((3, 11, 8, 2), activation), batches(1)[0], levels=levels, **options)
+
+
+def make(name, model, **options):
+    cls, own = OPTIMIZERS[name]
+    return cls(model.parameters(), **{"lr": 1e-2, **own, **options})
+
+
+@pytest.mark.filterwarnings("ignore:transfer='weighted' keeps the function only")
+@pytest.mark.parametrize("transfer", ["average", "weighted"])
+@pytest.mark.parametrize("source", [0, 1])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_each_state_is_moved_by_its_dense_operator(name, source, transfer):
+    net = network(transfer=transfer)
+    target = 1 - source
+    optimizers = [make(name, level) for level in net.levels]
+    train(net.levels[source], optimizers[source], batches(3))
+    train(net.levels[target], optimizers[target], batches(1, seed=9))  # state of an earlier visit
+    carry_optimizer_state(optimizers[source], optimizers[target], net, source, target)
+    parameters = dict(net.levels[target].named_parameters())
+    checked = 0
+    for pname, parameter in net.levels[source].named_parameters():
+        held, carried = optimizers[source].state[parameter], optimizers[target].state[parameters[pname]]
+        assert held.keys() == carried.keys()
+        for key, value in held.items():
+            if not isinstance(value, torch.Tensor) or value.dim() == 0:
+                assert carried[key] == value, key
+                continue
+            entries, squared = rule(name, key)
+            expected = dense_operator(net.transfers[0], pname, entries[source])(value, squared)
+            torch.testing.assert_close(carried[key], expected, rtol=1e-10, atol=1e-14, msg=f"{pname}.{key}")
+            checked += 1
+    assert checked >= 6
+    train(net.levels[target], optimizers[target], batches(1))
+    assert all(p.isfinite().all() for p in net.levels[target].parameters())
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "RAdam", "Adagrad", "RMSprop"])
+def test_carried_up_by_averages_the_state_is_that_of_training_the_prolonged_network(name):
+    """At lr = 0 on the same batches: twins share every gradient, so both moments are exact."""
+    net = network(activation=nn.Tanh)
+    scatter_weights(net.levels[1], 0)
+    net.prolongate(0, keep=0.0)
+    coarse, carried, direct = (make(name, net.levels[level], lr=0.0, **{}) for level in (1, 0, 0))
+    if name == "RMSprop":
+        coarse, carried, direct = (
+            torch.optim.RMSprop(net.levels[level].parameters(), lr=0.0, centered=True) for level in (1, 0, 0)
+        )
+    train(net.levels[1], coarse, batches(4))
+    train(net.levels[0], direct, batches(4))
+    carry_optimizer_state(coarse, carried, net, 1, 0)
+    for parameter, expected in direct.state.items():
+        torch.testing.assert_close(carried.state[parameter], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_carried_down_the_momentum_is_that_of_the_coarse_gradient():
+    net = network()
+    scatter_weights(net.levels[1], 0)
+    net.prolongate(0, keep=0.0)
+    fine, carried, direct = (make("SGD", net.levels[level], lr=0.0) for level in (0, 1, 1))
+    train(net.levels[0], fine, batches(4))
+    train(net.levels[1], direct, batches(4))
+    carry_optimizer_state(fine, carried, net, 0, 1)
+    for parameter, expected in direct.state.items():
+        torch.testing.assert_close(carried.state[parameter], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_levels_that_are_not_neighbours_are_bridged():
+    net = network(levels=3)
+    optimizers = [make("Adam", level) for level in net.levels]
+    train(net.levels[2], optimizers[2], batches(2))
+    carry_optimizer_state(optimizers[2], optimizers[0], net, 2, 0)
+    carry_optimizer_state(optimizers[2], optimizers[1], net, 2, 1)
+    in_two = make("Adam", net.levels[0])
+    carry_optimizer_state(optimizers[1], in_two, net, 1, 0)
+    for parameter in net.levels[0].parameters():
+        torch.testing.assert_close(in_two.state[parameter], optimizers[0].state[parameter])
+
+
+def test_reset_momentum_starts_signed_moments_at_zero_and_carries_the_rest():
+    net = network()
+    source, reset, carried = make("Adam", net.levels[1]), make("Adam", net.levels[0]), make("Adam", net.levels[0])
+    train(net.levels[1], source, batches(3))
+    carry_optimizer_state(source, reset, net, 1, 0, momentum="reset")
+    carry_optimizer_state(source, carried, net, 1, 0)
+    for parameter in net.levels[0].parameters():
+        state = reset.state[parameter]
+        assert state["exp_avg"].abs().max() == 0
+        assert state["step"] == 3
+        assert torch.equal(state["exp_avg_sq"], carried.state[parameter]["exp_avg_sq"])
+        assert carried.state[parameter]["exp_avg"].abs().max() > 0
+
+
+def test_options_are_copied_group_by_group():
+    net = network()
+    groups = [[level[0].weight, level[0].bias] for level in net.levels]
+    rest = [[*level[2].parameters(), *level[4].parameters()] for level in net.levels]
+    source = torch.optim.SGD([{"params": groups[1]}, {"params": rest[1], "lr": 0.5, "momentum": 0.3}], lr=0.1)
+    target = torch.optim.SGD([{"params": rest[0]}, {"params": groups[0]}], lr=9.0, momentum=0.9)
+    for group in source.param_groups:
+        group["initial_lr"] = 2 * group["lr"]
+    carry_optimizer_state(source, target, net, 1, 0)
+    assert [(g["lr"], g["momentum"], g["initial_lr"]) for g in target.param_groups] == [(0.5, 0.3, 1.0), (0.1, 0, 0.2)]
+    assert target.param_groups[0]["params"] == rest[0]
+
+
+def test_a_tensor_learning_rate_is_copied_not_shared():
+    net = network()
+    source, target = (
+        torch.optim.Adam(level.parameters(), lr=torch.tensor(rate), foreach=False)
+        for level, rate in zip(net.levels, (0.1, 0.2), strict=True)
+    )
+    carry_optimizer_state(source, target, net, 0, 1)
+    source.param_groups[0]["lr"].fill_(7.0)
+    assert target.param_groups[0]["lr"] == torch.tensor(0.1)
+
+
+def test_a_source_without_state_leaves_the_target_fresh():
+    net = network()
+    source, target = make("Adam", net.levels[1]), make("Adam", net.levels[0])
+    train(net.levels[0], target, batches(2))
+    carry_optimizer_state(source, target, net, 1, 0)
+    assert not any(target.state.values())
+    train(net.levels[0], target, batches(1))
+
+
+def test_buffers_of_an_earlier_visit_are_reused():
+    net = network()
+    optimizers = [make("Adam", level) for level in net.levels]
+    for level, optimizer in zip(net.levels, optimizers, strict=True):
+        train(level, optimizer, batches(2))
+    weight = net.levels[0][2].weight
+    buffer = optimizers[0].state[weight]["exp_avg"]
+    carry_optimizer_state(optimizers[1], optimizers[0], net, 1, 0)
+    assert optimizers[0].state[weight]["exp_avg"] is buffer
+
+
+def test_training_on_with_carried_state_leaves_the_source_alone():
+    net = network()
+    source, target = (make("Adam", net.levels[level]) for level in (1, 0))
+    train(net.levels[1], source, batches(2))
+    held = copy.deepcopy(source.state_dict()["state"])
+    carry_optimizer_state(source, target, net, 1, 0)
+    train(net.levels[0], target, batches(2))
+    torch.testing.assert_close(source.state_dict()["state"], held, rtol=0, atol=0)
+
+
+def test_lbfgs_starts_afresh_with_a_warning():
+    net = network()
+    source, target = (torch.optim.LBFGS(level.parameters(), lr=0.5) for level in net.levels)
+    x = batches(1)[0]
+    source.step(lambda: net.levels[0](x).square().mean())
+    with pytest.warns(UserWarning, match="LBFGS keeps a history that cannot be carried"):
+        carry_optimizer_state(source, target, net, 0, 1)
+    assert not target.state
+    assert target.param_groups[0]["lr"] == 0.5
+
+
+def test_state_of_unknown_meaning_starts_at_zero_and_is_named():
+    class Custom(torch.optim.SGD):
+        """An optimizer with a state tensor of its own."""
+
+    net = network()
+    source, target = (Custom(level.parameters(), lr=0.1, momentum=0.9) for level in net.levels)
+    train(net.levels[0], source, batches(1))
+    for state in source.state.values():
+        state["velocity"] = torch.ones_like(state["momentum_buffer"])
+    with pytest.warns(UserWarning, match=r"the state \['velocity'\] of Custom .* starts afresh on level 1"):
+        carry_optimizer_state(source, target, net, 0, 1)
+    for name, parameter in net.levels[1].named_parameters():
+        state = target.state[parameter]
+        same_shape = parameter.shape == dict(net.levels[0].named_parameters())[name].shape
+        assert (state["velocity"] == same_shape).all()
+        assert state["momentum_buffer"].abs().max() > 0
+
+
+def test_factored_second_moments_start_afresh_and_train_on():
+    net = network()
+    source, target = (torch.optim.Adafactor(level.parameters()) for level in net.levels)
+    train(net.levels[0], source, batches(2))
+    with pytest.warns(UserWarning, match="the state .*'row_var'.* of Adafactor"):
+        carry_optimizer_state(source, target, net, 0, 1)
+    train(net.levels[1], target, batches(1))
+
+
+def test_what_does_not_fit_is_refused():
+    net = network(levels=3)
+    adam = [make("Adam", level) for level in net.levels]
+    with pytest.raises(ConfigError, match="cannot carry the state of Adam to SGD"):
+        carry_optimizer_state(adam[0], make("SGD", net.levels[1]), net, 0, 1)
+    with pytest.raises(ConfigError, match="level 3 does not exist: this hierarchy has levels 0 to 2"):
+        carry_optimizer_state(adam[0], adam[1], net, 3, 1)
+    with pytest.raises(
+        ConfigError, match=r"the source optimizer holds a parameter of shape \[11, 3\] that level 1 does"
+    ):
+        carry_optimizer_state(adam[0], adam[1], net, 1, 1)
+    with pytest.raises(ConfigError, match=r"holds a parameter of shape \[3, 3\] that the one of level 0 does not have"):
+        carry_optimizer_state(adam[0], adam[2], net, 0, 1)
+    with pytest.raises(ConfigError, match="momentum='keep'"):
+        carry_optimizer_state(adam[0], adam[1], net, 0, 1, momentum="keep")
+    split = torch.optim.Adam([{"params": [p]} for p in net.levels[0].parameters()])
+    with pytest.raises(
+        ConfigError, match=r"parameter group 0 of the target optimizer mixes the source's groups \[0, 1,"
+    ):
+        carry_optimizer_state(split, adam[1], net, 0, 1)
