@@ -1,0 +1,73 @@
+"""When a checkpoint is saved."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import torch
+
+from accelerator.runtime.callbacks.base import Callback
+from accelerator.runtime.signals import Terminated
+
+if TYPE_CHECKING:
+    from accelerator.runtime.context.context import Context
+
+
+class CheckpointCallback(Callback):
+    """Saves what the section ``checkpoint`` of the config asks for.
+
+    That is every ``every_epochs`` passes and every ``every_steps`` steps; besides, whenever the monitored metric is
+    better than ever, at the end of each stage, and when a signal stops the run.
+    """
+
+    priority = 0  # first in, last out: what is saved includes what all other callbacks did
+
+    def run_start(self, context: Context) -> None:
+        """Read the section ``checkpoint``."""
+        section = context.config["checkpoint"]
+        self._epochs, self._steps = section["every_epochs"], section["every_steps"]
+        self._saved = -1
+
+    def step_end(self, context: Context) -> None:
+        """Save inside a pass, if asked to; and always before a signal ends the run."""
+        # A pass that just ended is saved by epoch_end, after its validation.
+        inside = context.state.batch < context.data.train.batches
+        if context.stop is not None or (self._steps is not None and inside and context.state.step % self._steps == 0):
+            self._save(context)
+
+    def epoch_end(self, context: Context) -> None:
+        """Save a pass."""
+        checkpoints, state = context.checkpoints, context.state
+        measured = state.metrics if state.validated == state.step else {}
+        due = state.epoch % self._epochs == 0
+        if due or (checkpoints is not None and checkpoints.improves(measured, context.level)):
+            self._save(context)
+
+    def stage_end(self, context: Context) -> None:
+        """Save a stage."""
+        if self._saved != context.state.step:
+            self._save(context)
+
+    def failed(self, context: Context) -> None:
+        """Save the steps since the last save, if it was a signal: it can come while a pass is validated."""
+        if isinstance(context.error, Terminated) and self._saved != context.state.step:
+            self._save(context)
+
+    def _save(self, context: Context) -> None:
+        if context.checkpoints is None:
+            return
+        state = context.state
+        context.callbacks("save_start", context)
+        context.checkpoints.save(
+            context.state_dict(),
+            step=state.step,
+            epoch=state.epoch,
+            level=context.level,
+            work=state.work,
+            metrics=dict(state.metrics) if state.validated == state.step else {},
+            fingerprint=context.fingerprint,
+            commit=context.commit,
+            versions={"torch": torch.__version__, "accelerator": version("accelerator-platform")},
+        )
+        self._saved = state.step

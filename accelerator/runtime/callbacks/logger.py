@@ -1,0 +1,111 @@
+"""Metrics go to the journal: the loss of every step, the rest once a pass."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from accelerator.runtime.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from accelerator.runtime.context.context import Context
+
+# Losses stay on the device until this many are there, or this many seconds have passed: one copy for all of them.
+_LOSSES, _SECONDS = 64, 0.25
+
+
+class MetricLogger(Callback):
+    """Writes every metric of the run to its journal.
+
+    Keys: ``train/loss`` each step; ``train/epoch_loss`` (mean over the pass's samples), ``lr``, ``epoch``, ``work``
+    and ``level`` each pass; what validation and test measure, as they measure it.
+    """
+
+    priority = 50
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._sizes: list[int] = []
+        self._sum, self._samples = 0.0, 0
+        self._last = 0
+        self._due = 0.0
+
+    def step_end(self, context: Context) -> None:
+        """Take down the step's loss."""
+        losses = self._losses
+        losses.append(context.loss)  # pyright: ignore[reportArgumentType]
+        self._sizes.append(len(context.batch[1]))
+        self._last = context.state.step
+        if len(losses) >= _LOSSES or time.monotonic() > self._due:
+            self._drain(context)
+
+    def validation_end(self, context: Context) -> None:
+        """Take down what validation measured."""
+        self._drain(context)
+        self._log(context, "val/")
+
+    def epoch_end(self, context: Context) -> None:
+        """Take down the pass."""
+        self._drain(context)
+        state = context.state
+        state.metrics["train/epoch_loss"] = self._sum / max(self._samples, 1)
+        self._sum, self._samples = 0.0, 0
+        if context.journal is not None:
+            facts = {"epoch": state.epoch, "work": state.work, "level": context.level}
+            rates = {
+                "lr" if index == 0 else f"lr/{index}": group["lr"]
+                for index, group in enumerate(context.optimizer.param_groups)
+            }
+            epoch_loss = {"train/epoch_loss": state.metrics["train/epoch_loss"]}
+            context.journal.metrics({**epoch_loss, **rates, **facts}, state.step)
+
+    def stage_end(self, context: Context) -> None:
+        """Leave nothing behind when the level changes."""
+        self._drain(context)
+
+    def save_start(self, context: Context) -> None:
+        """The journal's position goes into the checkpoint: every step up to it must be there."""
+        self._drain(context)
+
+    def test_end(self, context: Context) -> None:
+        """Take down what the test measured."""
+        self._log(context, "test/")
+
+    def run_end(self, context: Context) -> None:
+        """Leave nothing behind."""
+        self._drain(context)
+        if context.journal is not None:
+            context.journal.flush()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of the pass at hand."""
+        return {"sum": self._sum, "samples": self._samples}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the pass at hand."""
+        self._sum, self._samples = state["sum"], state["samples"]
+
+    def _drain(self, context: Context) -> None:
+        if not self._losses:
+            return
+        values = torch.stack(self._losses).tolist()
+        # Not from the counter as it stands: a callback before this one may have ended the run at a later step.
+        first = self._last - len(values) + 1
+        for value, size in zip(values, self._sizes, strict=True):
+            self._sum += value * size
+            self._samples += size
+        if context.journal is not None:
+            for step, value in enumerate(values, first):
+                context.journal.metric("train/loss", value, step)
+            context.journal.flush_if_due()
+        self._losses.clear()
+        self._sizes.clear()
+        self._due = time.monotonic() + _SECONDS
+
+    def _log(self, context: Context, prefix: str) -> None:
+        if context.journal is not None:
+            values = {key: value for key, value in context.state.metrics.items() if key.startswith(prefix)}
+            context.journal.metrics(values, context.state.step)

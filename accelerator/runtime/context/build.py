@@ -1,0 +1,185 @@
+"""A context is built in one fixed order.
+
+seed → data → model → hierarchy → engine.prepare → optimizer → scheduler; then the state to resume is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from accelerator.errors import ConfigError, did_you_mean
+from accelerator.multilevel.schedule import steps_of
+from accelerator.runtime.callbacks.base import Callback
+from accelerator.runtime.callbacks.manager import CallbackManager
+from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
+from accelerator.runtime.context.component import build, present
+from accelerator.runtime.context.context import Context, StagePlan, move
+from accelerator.runtime.context.scheduler import WorkScheduler
+from accelerator.runtime.data.feed import mix
+from accelerator.runtime.data.pipeline import Data, Transforms, build_data, build_transforms
+from accelerator.runtime.engine.base import Engine, Objective, forward
+from accelerator.runtime.metrics import Metric, build_metrics
+from accelerator.utilities.seed import rng_state, seed_everything, set_rng_state
+
+
+def build_context(
+    config: Mapping[str, Any],
+    run_dir: Path | None,
+    *,
+    callbacks: Mapping[str, Callback] | None = None,
+    fingerprint: str = "",
+    commit: str | None = None,
+) -> Context:
+    """Build every component of a run.
+
+    Args:
+        config: resolved, plain values; checked by `check_config`.
+        run_dir: the run's folder; None for a dry run, which writes nothing.
+        callbacks: more of them, beside the config's.
+        fingerprint: of the config, for checkpoints.
+        commit: of the user's git repository, for checkpoints.
+
+    Raises:
+        ConfigError: a component refused its arguments, or model, loss and data do not fit together.
+        DataError: the data cannot be used.
+    """
+    imports, trainer = tuple(config["imports"]), config["trainer"]
+    seed = config["seed"]
+    engine: Engine = build("engine", config["engine"], "engine", imports=imports)
+    seed_everything(seed)
+
+    transforms = build_transforms(config["transform"], imports)
+    source = build("data", config["data"], "data", imports=imports)
+    data = build_data(source, transforms, seed=seed, device=engine.device, **config["loader"])
+    engine.prepare(transforms)
+
+    model: nn.Module = build("model", config["model"], "model", imports=imports, **data.facts)
+    engine.prepare(model)
+    loss = build("loss", config["loss"], "loss", imports=imports)
+    objective = _objective(engine.prepare(loss) if isinstance(loss, nn.Module) else loss, transforms)
+    _check_fit(model, objective, data, engine)
+
+    budget = trainer["max_epochs"] * data.train.batches
+    if trainer["max_steps"] is not None:
+        budget = min(budget, trainer["max_steps"])
+    method = build("multilevel", config["multilevel"], "multilevel", imports=imports)
+    example = next(iter(data.train.epoch(0)))[0]
+    network = method.hierarchy(model, example, torch.Generator().manual_seed(mix(seed, 1)))
+    levels = [model] if network is None else list(network.levels)
+    costs = [1.0] if network is None else list(network.costs)
+    for level in levels[1:]:
+        engine.prepare(level)
+    plan = list(method.stages(budget))
+    stages = [StagePlan(stage.level, steps) for stage, steps in zip(plan, steps_of(plan, costs), strict=True)]
+
+    metrics = build_metrics(config["metrics"], engine.device, imports, **data.facts)
+    _check_monitor(config["checkpoint"]["monitor"], metrics, data)
+    context = Context(
+        config=config,
+        run_dir=run_dir,
+        engine=engine,
+        data=data,
+        levels=levels,
+        network=network,
+        costs=costs,
+        stages=stages,
+        objective=objective,
+        metrics=metrics,
+        callbacks=CallbackManager(
+            {
+                name: build("callback", section, f"callbacks.{name}", imports=imports)
+                for name, section in present(config["callbacks"]).items()
+            }
+            | dict(callbacks or {})
+        ),
+        checkpoints=None
+        if run_dir is None
+        else CheckpointHandler(
+            run_dir / "checkpoints",
+            **{key: config["checkpoint"][key] for key in ("monitor", "mode", "keep")},
+        ),
+        level=stages[0].level,
+        validate_every=trainer["validate_every"],
+        fingerprint=fingerprint,
+        commit=commit,
+    )
+    if network is not None:
+        move(network, 0, stages[0].level)
+    context.optimizer = context.make_optimizer(context.level)
+    context.scheduler = WorkScheduler(
+        config["scheduler"],
+        context.optimizer,
+        steps_per_epoch=data.train.batches,
+        total_steps=budget,
+        monitor=config["checkpoint"]["monitor"],
+        imports=imports,
+    )
+    context.bind()
+    return context
+
+
+def _check_monitor(monitor: str, metrics: Mapping[str, Metric], data: Data) -> None:
+    measured = [f"val/{name}" for name in ("loss", *metrics)]
+    if "val" in data.feeds and monitor not in measured:
+        raise ConfigError(
+            f"checkpoint.monitor={monitor}: validation measures {', '.join(measured)}"
+            f"{did_you_mean(monitor, measured, show=0)}"
+        )
+
+
+def _objective(loss: Any, transforms: Transforms) -> Objective:
+    if not transforms.loss:
+        return loss
+
+    def transformed(prediction: Any, target: Any) -> Tensor:
+        for module in transforms.loss:
+            prediction, target = module(prediction), module(target)
+        return loss(prediction, target)
+
+    return transformed
+
+
+@torch.no_grad()
+def _check_fit(model: nn.Module, objective: Objective, data: Data, engine: Engine) -> None:
+    """One batch through model and loss before anything is trained; no state of theirs changes."""
+    inputs, targets = next(iter(data.train.epoch(0)))
+    inputs, targets = _to(inputs, engine.device), _to(targets, engine.device)
+    training, rng = model.training, rng_state()
+    model.eval()
+    try:
+        try:
+            prediction = forward(model, inputs)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise ConfigError(
+                f"the model {type(model).__name__} cannot take the data's inputs of shape {_shape(inputs)} "
+                f"(batch first): {error}"
+            ) from error
+        where = f"the model's predictions have shape {_shape(prediction)}, the data's targets {_shape(targets)}"
+        try:
+            value = objective(prediction, targets)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise ConfigError(f"the loss cannot compare them: {where} (batch first): {error}") from error
+        if not isinstance(value, Tensor) or value.dim() != 0:
+            raise ConfigError(f"the loss must return one number, a 0-dim tensor; got {_shape(value)} ({where})")
+    finally:
+        model.train(training)
+        set_rng_state(rng)
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _to(item, device) for key, item in value.items()}
+    return tuple(_to(item, device) for item in value)
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return type(value).__name__

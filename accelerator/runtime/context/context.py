@@ -1,0 +1,176 @@
+"""The context of a run: its facts, its components, and where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from accelerator.errors import CheckpointError, ConfigError
+from accelerator.multilevel.hierarchy import MultilevelNetwork
+from accelerator.multilevel.optimizer_state import carry_optimizer_state
+from accelerator.runtime.callbacks.manager import CallbackManager
+from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
+from accelerator.runtime.context.component import build
+from accelerator.runtime.context.scheduler import WorkScheduler
+from accelerator.runtime.context.training import TrainingState
+from accelerator.runtime.data.pipeline import Data
+from accelerator.runtime.engine.base import Engine, Objective
+from accelerator.runtime.journal import Journal
+from accelerator.runtime.metrics import Metric
+from accelerator.utilities.seed import rng_state, set_rng_state
+
+
+class StagePlan(NamedTuple):
+    """A stage of the schedule: this many steps on this level."""
+
+    level: int
+    steps: int
+
+
+@dataclass
+class Context:
+    """One run's facts and components; what every hook and loop is given.
+
+    Attributes:
+        config: the resolved config, plain values.
+        run_dir: the run's own folder; None while nothing may be written.
+        levels: the networks, fine to coarse; the first is the user's model.
+        network: the hierarchy they belong to; None when there is one level.
+        costs: of a step on each level, in work units.
+        level: the level being trained.
+        metrics: measured at validation and test.
+        fingerprint: of the config, for checkpoints.
+        commit: of the user's git repository.
+        loss: of the last batch, 0-dim.
+        batch: the last batch.
+        stop: the name of the signal that asked the run to stop.
+        finish_early: set by a callback to end the training after the validation at hand.
+        journal: where metrics go; opened once everything is built.
+        error: the exception that ended it.
+    """
+
+    config: Mapping[str, Any]
+    run_dir: Path | None
+    engine: Engine
+    data: Data
+    levels: list[nn.Module]
+    network: MultilevelNetwork | None
+    costs: list[float]
+    stages: list[StagePlan]
+    objective: Objective
+    metrics: dict[str, Metric]
+    callbacks: CallbackManager
+    checkpoints: CheckpointHandler | None
+    optimizer: Optimizer = field(init=False)
+    scheduler: WorkScheduler = field(init=False)
+    state: TrainingState = field(default_factory=TrainingState)
+    journal: Journal | None = None
+    level: int = 0
+    validate_every: int = 1
+    fingerprint: str = ""
+    commit: str | None = None
+    batch: Any = None
+    loss: Tensor | None = None
+    stop: str | None = None
+    finish_early: bool = False
+    error: BaseException | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The network of the level being trained."""
+        return self.levels[self.level]
+
+    @property
+    def cost(self) -> float:
+        """Work units of one step on the level being trained."""
+        return self.costs[self.level]
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """The user's own modules."""
+        return tuple(self.config["imports"])
+
+    def make_optimizer(self, level: int) -> Optimizer:
+        """A fresh optimizer for the network of a level."""
+        parameters = [p for p in self.levels[level].parameters() if p.requires_grad]
+        if not parameters:
+            raise ConfigError("the model has no parameter to train")
+        return build("optimizer", self.config["optimizer"], "optimizer", imports=self.imports, params=parameters)
+
+    def bind(self) -> None:
+        """Make the engine train the network of the current level."""
+        self.engine.bind(self.model, self.objective, self.optimizer, self.config["trainer"]["clip_norm"])
+        self.model.train()
+
+    def change_level(self, level: int) -> None:
+        """Go to another level: the networks' weights, the optimizer's state and the learning rates follow."""
+        network, source = self.network, self.level
+        assert network is not None
+        optimizer = self.make_optimizer(level)
+        move(network, source, level)
+        carry_optimizer_state(self.optimizer, optimizer, network, source, level)
+        self.optimizer, self.level = optimizer, level
+        self.scheduler.move_to(optimizer)
+        self.bind()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs to go on as if nothing had happened."""
+        return {
+            "state": self.state.state_dict(),
+            "model": self.levels[0].state_dict() if self.network is None else None,
+            "network": None if self.network is None else self.network.state_dict(),
+            "transforms": self.data.transforms.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "callbacks": self.callbacks.state_dict(),
+            "journal": 0 if self.journal is None else self.journal.position(),
+            "rng": rng_state(),
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go back to where `state_dict` was taken.
+
+        Raises:
+            CheckpointError: the checkpoint is of another model, hierarchy, schedule or optimizer.
+        """
+        self.state.load_state_dict(saved["state"])
+        self.load_weights(saved)
+        if self.state.stage >= len(self.stages):
+            raise CheckpointError(
+                f"the checkpoint is of stage {self.state.stage + 1}, this run's schedule has {len(self.stages)}"
+            )
+        self.level = self.stages[self.state.stage].level
+        self.optimizer = self.make_optimizer(self.level)
+        try:
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint does not fit this run's optimizer: {error}") from error
+        self.scheduler.move_to(self.optimizer)
+        self.scheduler.load_state_dict(saved["scheduler"])
+        self.callbacks.load_state_dict(saved["callbacks"])
+        self.bind()
+        set_rng_state(saved["rng"])
+
+    def load_weights(self, saved: Mapping[str, Any]) -> None:
+        """Take the networks' weights and the transforms' statistics from a checkpoint's state."""
+        try:
+            if self.network is None:
+                self.levels[0].load_state_dict(saved["model"])
+            else:
+                self.network.load_state_dict(saved["network"])
+            self.data.transforms.load_state_dict(saved["transforms"])
+        except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint does not fit this run's model: {error}") from error
+
+
+def move(network: MultilevelNetwork, source: int, target: int) -> None:
+    """Carry the weights from one level to another, through those in between."""
+    for level in range(source, target):
+        network.restrict(level)
+    for level in range(source - 1, target - 1, -1):
+        network.prolongate(level)

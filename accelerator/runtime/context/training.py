@@ -1,0 +1,40 @@
+"""Where a run stands: the counters every checkpoint holds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class TrainingState:
+    """Counters of one run.
+
+    Attributes:
+        step: optimizer steps done, on all levels.
+        epoch: whole passes over the training split done.
+        batch: batches done in the pass at hand.
+        stage: index of the stage at hand.
+        stage_step: steps done in that stage.
+        validated: the step the network was last measured at on the validation split.
+        work: work units done; one is a step of the full network.
+        metrics: the last value of each metric of validation or test.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    stage: int = 0
+    stage_step: int = 0
+    validated: int = -1
+    work: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        for name, value in state.items():
+            setattr(self, name, value)

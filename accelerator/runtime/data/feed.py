@@ -1,0 +1,213 @@
+"""Feeds: what the loops draw batches from.
+
+The order of the samples is a function of (seed, epoch), and randomness inside a sample of (seed, epoch, index or
+batch): an interrupted run that resumes inside an epoch sees exactly the batches that were left.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+Batch = tuple[Any, Any]
+
+# Rows are gathered this many bytes at a time: one index_select for many batches, and still in cache.
+_GATHER_BYTES = 4 << 20
+
+
+class Feed(Protocol):
+    """Batches of one split."""
+
+    batches: int  # in one epoch
+    samples: int  # in one epoch
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from batch number ``start`` on."""
+        ...
+
+
+def mix(*numbers: int) -> int:
+    """One 63-bit seed from several integers, well spread (NumPy's SeedSequence)."""
+    return int(np.random.SeedSequence([n & 0xFFFFFFFFFFFFFFFF for n in numbers]).generate_state(1, np.uint64)[0] >> 1)
+
+
+class InMemoryFeed:
+    """Tensors served by one ``index_select`` for many batches, without a DataLoader.
+
+    Args:
+        inputs: (samples, …).
+        targets: (samples, …).
+        batch_size: samples in a batch.
+        seed: of the order and of the random transforms.
+        shuffle: draw a new order each epoch.
+        drop_last: leave out an incomplete last batch.
+        augment: ``f(inputs, generator) -> inputs``, applied to each batch.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    ) -> None:
+        self.inputs, self.targets = inputs, targets
+        self.batch_size, self.seed, self.shuffle, self.augment = batch_size, seed, shuffle, augment
+        self.batches, self.samples = _count(len(inputs), batch_size, drop_last)
+        row = (inputs[:1].nbytes + targets[:1].nbytes) or 1
+        self._rows = max(_GATHER_BYTES // row // batch_size, 1) * batch_size
+        self._generator = torch.Generator(device=inputs.device)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from batch number ``start`` on: (batch, …) tensors."""
+        size, begin = self.batch_size, start * self.batch_size
+        if begin >= self.samples:
+            return  # tensors without rows would still be split into one batch
+        if self.shuffle:
+            order = permutation(len(self.inputs), self.seed, epoch).to(self.inputs.device)[begin : self.samples]
+            chunks = (
+                (self.inputs.index_select(0, rows), self.targets.index_select(0, rows))
+                for rows in order.split(self._rows)
+            )
+        else:
+            # Copies too: a network that changes its input in place must not change the data.
+            rows = slice(begin, self.samples)
+            parts = zip(self.inputs[rows].split(self._rows), self.targets[rows].split(self._rows), strict=True)
+            chunks = ((inputs.clone(), targets.clone()) for inputs, targets in parts)
+        for inputs, targets in chunks:
+            if self.augment is None:
+                yield from zip(inputs.split(size), targets.split(size), strict=True)
+                continue
+            for number, batch in enumerate(zip(inputs.split(size), targets.split(size), strict=True), start):
+                self._generator.manual_seed(mix(self.seed, epoch, number))
+                yield self.augment(batch[0], self._generator), batch[1]
+            start += -(-len(inputs) // size)
+
+
+class LoaderFeed:
+    """A map-style dataset served by a DataLoader with worker processes.
+
+    Args:
+        dataset: ``dataset[i] -> (inputs, targets)``.
+        batch_size: samples in a batch.
+        seed: of the order, and of Python's, NumPy's and torch's generators while a sample is made.
+        shuffle: draw a new order each epoch.
+        drop_last: leave out an incomplete last batch.
+        workers: loader processes.
+        collate: how samples become a batch; None: torch's default.
+        pin: page-locked memory, for faster copies to a GPU.
+        device: where batches are put before they are transformed; None: the CPU.
+        transform: ``f(inputs) -> inputs`` applied to each batch.
+        transform_targets: ``f(targets) -> targets`` applied to each batch.
+        augment: ``f(inputs, generator) -> inputs`` applied to each batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        workers: int = 0,
+        collate: Callable[[list[Any]], Any] | None = None,
+        pin: bool = False,
+        device: torch.device | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        transform_targets: Callable[[Tensor], Tensor] | None = None,
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    ) -> None:
+        self.seed, self.shuffle = seed, shuffle
+        self.transform, self.transform_targets, self.augment = transform, transform_targets, augment
+        self.size = len(dataset)  # pyright: ignore[reportArgumentType]
+        self.batch_size = batch_size
+        self.batches, self.samples = _count(self.size, batch_size, drop_last)
+        self._keys: list[list[tuple[int, int]]] = []
+        self._loader = DataLoader(
+            _Seeded(dataset, seed),
+            batch_sampler=_Batches(self),
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin,
+            persistent_workers=workers > 0,
+        )
+        self._device = device or torch.device("cpu")
+        self._generator = torch.Generator(self._device)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from batch number ``start`` on."""
+        order = (permutation(self.size, self.seed, epoch) if self.shuffle else torch.arange(self.size)).tolist()
+        cuts = range(start * self.batch_size, self.samples, self.batch_size)
+        self._keys = [[(epoch, i) for i in order[cut : min(cut + self.batch_size, self.samples)]] for cut in cuts]
+        # The DataLoader draws a base seed from torch's global generator: the training's own must not notice.
+        state = torch.get_rng_state()
+        batches = iter(self._loader)
+        torch.set_rng_state(state)
+        for number, (inputs, targets) in enumerate(batches, start):
+            inputs, targets = self._place(inputs), self._place(targets)
+            if self.transform is not None:
+                inputs = self.transform(inputs)
+            if self.transform_targets is not None:
+                targets = self.transform_targets(targets)
+            if self.augment is not None:
+                self._generator.manual_seed(mix(self.seed, epoch, number))
+                inputs = self.augment(inputs, self._generator)
+            yield inputs, targets
+
+    def _place(self, value: Any) -> Any:
+        return value.to(self._device, non_blocking=True) if isinstance(value, Tensor) else value
+
+
+def permutation(size: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch: a permutation of ``range(size)`` that depends on (seed, epoch) alone."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(mix(seed, epoch)))
+
+
+def _count(size: int, batch_size: int, drop_last: bool) -> tuple[int, int]:
+    batches = size // batch_size if drop_last else -(-size // batch_size)
+    return batches, min(batches * batch_size, size)
+
+
+class _Batches(Sequence[list[tuple[int, int]]]):
+    """The batches of the epoch at hand, as a batch sampler a persistent loader reads anew each epoch."""
+
+    def __init__(self, feed: LoaderFeed) -> None:
+        self._feed = feed
+
+    def __len__(self) -> int:
+        return len(self._feed._keys)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._feed._keys[index]
+
+
+class _Seeded(Dataset[Any]):
+    """A dataset whose randomness depends on (seed, epoch, index), whichever process makes the sample."""
+
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        epoch, index = key
+        state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        seed = mix(self.seed, epoch, index)
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+        torch.manual_seed(seed)
+        try:
+            return self.dataset[index]
+        finally:
+            random.setstate(state[0])
+            np.random.set_state(state[1])
+            torch.set_rng_state(state[2])

@@ -1,0 +1,149 @@
+"""Whatever a data component returns becomes three splits: train, val and test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    random_split,
+)
+
+from accelerator.errors import DataError
+
+SPLITS = ("train", "val", "test")
+
+# In memory: (inputs, targets), sample dimension first. Otherwise a map-style dataset, or a loader to imitate.
+Split = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
+
+
+def as_splits(source: Any, fractions: Sequence[float], seed: int) -> dict[str, Split]:
+    """The splits of a data component's result.
+
+    Args:
+        source: a mapping from split name to (inputs, targets), a Dataset or a DataLoader; one Dataset, divided by
+            ``fractions``; or an object with ``train_dataloader()`` (``setup()`` is called first, as Lightning does).
+        fractions: shares of train, val and test for a single dataset; they sum to 1.
+        seed: of that division.
+
+    Raises:
+        DataError: nothing to train on, or something no loop can draw batches from.
+    """
+    if isinstance(source, Mapping):
+        splits = dict(source)
+    elif hasattr(source, "train_dataloader"):
+        splits = _of_data_module(source)
+    elif isinstance(source, Dataset):
+        splits = _divide(source, fractions, seed)
+    else:
+        raise DataError(
+            f"the data component returned {type(source).__name__}; expected a mapping with 'train', 'val' and 'test', "
+            "a torch Dataset, or an object with train_dataloader()"
+        )
+    if unknown := set(splits) - set(SPLITS):
+        raise DataError(f"unknown split {sorted(unknown)}; the splits are {', '.join(SPLITS)}")
+    if splits.get("train") is None:
+        raise DataError("there is no 'train' split")
+    return {name: _in_memory(splits[name], name) for name in SPLITS if splits.get(name) is not None}
+
+
+def _of_data_module(module: Any) -> dict[str, Any]:
+    if hasattr(module, "prepare_data"):
+        module.prepare_data()
+    if hasattr(module, "setup"):
+        module.setup("fit")
+        module.setup("test")
+    loaders = {"train": "train_dataloader", "val": "val_dataloader", "test": "test_dataloader"}
+    found = {split: getattr(module, method, None) for split, method in loaders.items()}
+    return {split: loader for split, method in found.items() if method and (loader := method()) is not None}
+
+
+def _divide(dataset: Any, fractions: Sequence[float], seed: int) -> dict[str, Any]:
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
+        raise DataError(
+            f"loader.split={list(fractions)}: expected three shares (train, val, test) that sum to 1, the first above 0"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    parts = random_split(dataset, list(fractions), generator)
+    return {name: part for name, part in zip(SPLITS, parts, strict=True) if len(part)}
+
+
+def _in_memory(split: Any, name: str) -> Split:
+    """A TensorDataset, or a part of one, is served from memory: no loader can be as fast."""
+    if isinstance(split, Subset) and isinstance(split.dataset, TensorDataset):
+        split = tuple(tensor[torch.as_tensor(split.indices, dtype=torch.long)] for tensor in split.dataset.tensors)
+    elif isinstance(split, TensorDataset):
+        split = split.tensors
+    if isinstance(split, tuple | list):
+        if len(split) != 2:
+            raise DataError(f"the {name} split has {len(split)} tensors; expected (inputs, targets)")
+        return torch.as_tensor(split[0]), torch.as_tensor(split[1])
+    if isinstance(split.dataset if isinstance(split, DataLoader) else split, IterableDataset):
+        raise DataError(
+            f"the {name} split is an IterableDataset, which has no order to resume in; give it __len__ and __getitem__"
+        )
+    if isinstance(split, Dataset | DataLoader):
+        return split
+    if hasattr(split, "__getitem__") and hasattr(split, "__len__"):
+        return split
+    raise DataError(f"the {name} split is a {type(split).__name__}; expected tensors, a Dataset or a DataLoader")
+
+
+def imitate(loader: DataLoader[Any]) -> dict[str, Any]:
+    """The arguments that make a feed equal to a user's DataLoader, its order drawn from our seed instead.
+
+    Raises:
+        DataError: it draws its batches in a way of its own, which a feed cannot repeat.
+    """
+    if loader.batch_size is None:
+        raise DataError(
+            "a DataLoader with its own batch_sampler cannot be resumed inside an epoch; give batch_size instead"
+        )
+    sampler = loader.sampler
+    if not isinstance(sampler, RandomSampler | SequentialSampler) or getattr(sampler, "replacement", False):
+        raise DataError(
+            f"a DataLoader with a {type(sampler).__name__} of its own cannot be resumed inside an epoch; "
+            "use shuffle=True or shuffle=False"
+        )
+    return {
+        "dataset": loader.dataset,
+        "batch_size": loader.batch_size,
+        "drop_last": loader.drop_last,
+        "shuffle": isinstance(sampler, RandomSampler),
+        "workers": loader.num_workers,
+        "collate": loader.collate_fn,
+    }
+
+
+def check_tensors(split: tuple[Tensor, Tensor], name: str) -> None:
+    """Look at a split in memory before anything is trained on it.
+
+    Raises:
+        DataError: empty, of unequal lengths, or not finite (row and column of the first such value).
+    """
+    inputs, targets = split
+    if len(inputs) == 0:
+        raise DataError(f"the {name} split is empty: inputs {tuple(inputs.shape)}, targets {tuple(targets.shape)}")
+    if len(inputs) != len(targets):
+        raise DataError(
+            f"the {name} split has {len(inputs)} inputs but {len(targets)} targets "
+            f"(shapes {tuple(inputs.shape)} and {tuple(targets.shape)})"
+        )
+    for what, tensor in (("inputs", inputs), ("targets", targets)):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = (~torch.isfinite(tensor.flatten(1) if tensor.dim() > 1 else tensor[:, None])).nonzero()
+            row, column = bad[0].tolist()
+            value = tensor.flatten(1)[row, column] if tensor.dim() > 1 else tensor[row]
+            raise DataError(
+                f"the {name} {what} hold {value.item()} at row {row}, column {column} "
+                f"({len(bad)} such values in {tensor.shape[0]} rows); clean the data or leave these rows out"
+            )

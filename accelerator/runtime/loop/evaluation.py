@@ -1,0 +1,46 @@
+"""Validation and test: one pass over a split without gradients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from accelerator.runtime.metrics import Average
+from accelerator.runtime.signals import Terminated
+
+if TYPE_CHECKING:
+    from accelerator.runtime.context.context import Context
+
+
+@torch.inference_mode()
+def evaluate(context: Context, split: str) -> dict[str, float]:
+    """Loss and metrics of the bound network on a split.
+
+    The loss is the one trained on, in the units trained on; metrics see predictions and targets in the data's own
+    units (target transforms undone).
+
+    Returns:
+        ``{"<split>/loss": …, "<split>/<metric>": …}``, each weighted by samples.
+    """
+    engine, transforms = context.engine, context.data.transforms
+    model = context.model
+    loss = Average(context.objective)
+    training = model.training
+    model.eval()
+    for metric in context.metrics.values():
+        metric.reset()
+    try:
+        for batch in context.data.feeds[split].epoch(0):
+            prediction, target = engine.predict(batch)
+            loss.update(prediction, target)
+            if context.metrics and transforms.changes_targets:
+                prediction, target = transforms.original(prediction), transforms.original(target)
+            for metric in context.metrics.values():
+                metric.update(prediction, target)
+            if context.stop is not None:
+                raise Terminated(context.stop)
+    finally:
+        model.train(training)
+    measured = {"loss": loss, **context.metrics}
+    return {f"{split}/{name}": float(metric.compute()) for name, metric in measured.items()}

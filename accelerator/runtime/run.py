@@ -1,0 +1,217 @@
+"""One run from a checked config to a result."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerator.errors import AcceleratorError, ConfigError, RunDirectoryError, did_you_mean
+from accelerator.runtime.callbacks.base import Callback
+from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
+from accelerator.runtime.checkpoint.operation import remove_temporary, write_bytes
+from accelerator.runtime.context.build import build_context
+from accelerator.runtime.context.component import check, is_component, present
+from accelerator.runtime.context.context import Context
+from accelerator.runtime.context.scheduler import check_scheduler
+from accelerator.runtime.data.pipeline import ROLES
+from accelerator.runtime.journal import Journal, truncate
+from accelerator.runtime.loop.evaluation import evaluate
+from accelerator.runtime.loop.train import train
+from accelerator.runtime.metrics import check_metrics
+from accelerator.runtime.signals import Terminated, stop_on_signals
+
+JOURNAL, RESULT, ERROR, CHECKPOINTS = "journal.jsonl", "result.json", "error.txt", "checkpoints"
+
+_POSITIVE = (
+    ("trainer", "max_epochs"),
+    ("trainer", "max_steps"),
+    ("trainer", "validate_every"),
+    ("checkpoint", "every_epochs"),
+    ("checkpoint", "every_steps"),
+)
+
+
+@dataclass
+class Result:
+    """What a finished run leaves behind.
+
+    Attributes:
+        metrics: last values; ``test/…`` are those of the best checkpoint.
+        run_dir: the run's folder.
+        best: the best checkpoint; None if none was saved or measured.
+        last: the newest checkpoint.
+        steps: optimizer steps done, all levels.
+        work: work units done.
+        seconds: of this process's training, from the first step to the end of the test.
+        run_id: of the record in MLflow; None if it was not kept there.
+    """
+
+    metrics: dict[str, float]
+    run_dir: Path
+    best: Path | None
+    last: Path | None
+    steps: int
+    work: float
+    seconds: float
+    run_id: str | None = None
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Compare every open section with the signature of what it names, before anything is built.
+
+    Raises:
+        ConfigError: holds every mistake found.
+    """
+    for name in config["imports"]:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ConfigError(f"imports: {name} could not be imported: {type(error).__name__}: {error}") from error
+    imports = tuple(config["imports"])
+    offered = ("input_shape", "output_shape", "num_classes", "params")
+    problems = []
+    for kind in ("engine", "data", "model", "loss", "optimizer", "multilevel"):
+        problems += check(kind, config[kind], kind, offered=offered, imports=imports)
+    problems += check_scheduler(config["scheduler"], imports)
+    problems += check_metrics(config["metrics"], imports)
+    problems += _check_named("callback", present(config["callbacks"]), "callbacks", imports)
+    for role, sections in config["transform"].items():
+        if role not in ROLES:
+            problems.append(f"transform.{role}: no such role of a transform{did_you_mean(role, ROLES)}")
+        else:
+            problems += _check_named("transform", present(sections), f"transform.{role}", imports)
+    for section, key in _POSITIVE:
+        value = config[section][key]
+        if value is not None and value < 1:
+            problems.append(f"{section}.{key}={value}: expected at least 1")
+    clip_norm = config["trainer"]["clip_norm"]
+    if clip_norm is not None and not clip_norm > 0:
+        problems.append(f"trainer.clip_norm={clip_norm}: expected a number above 0, or null for no clipping")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_named(kind: str, sections: Mapping[str, Any], key: str, imports: tuple[str, ...]) -> list[str]:
+    """The mistakes in a mapping of components, each under a name of the user's choice."""
+    problems = []
+    whole = [name for name, section in sections.items() if is_component(section)]
+    for name, section in sections.items():
+        if not is_component(section):
+            near = did_you_mean(name, whole, most=1, show=0)
+            problems.append(f"{key}.{name}: there is none of that name{near}; to add one, set {key}.{name}.name=…")
+        else:
+            problems += check(kind, section, f"{key}.{name}", imports=imports)
+    return problems
+
+
+def execute(
+    config: Mapping[str, Any],
+    run_dir: Path,
+    *,
+    resume: Path | None = None,
+    fingerprint: str = "",
+    commit: str | None = None,
+    callbacks: Mapping[str, Callback] | None = None,
+) -> Result:
+    """Build, train, test; the caller owns the folder, and nothing is written to it until everything is built.
+
+    Args:
+        config: resolved and checked.
+        run_dir: an existing folder of this run alone.
+        resume: a checkpoint file, or a folder of checkpoints whose newest whole one is meant.
+        fingerprint: of the config, for checkpoints.
+        commit: of the user's git repository, for checkpoints.
+        callbacks: more of them, beside the config's.
+
+    Raises:
+        Terminated: a signal stopped the run; its last step is saved.
+        AcceleratorError: any of this package's errors. The user's own exceptions pass through unchanged, after
+            their traceback was written to ``error.txt``.
+    """
+    saved, own = None, CheckpointHandler(run_dir / CHECKPOINTS)
+    remove_temporary(own.directory)
+    if resume is not None:
+        handler = CheckpointHandler(resume if resume.is_dir() else resume.parent)
+        saved = handler.load_last()[0] if resume.is_dir() else handler.load(resume)[0]
+    in_place = resume == own.directory
+    if not in_place and own.paths():
+        raise RunDirectoryError(
+            f"{run_dir} holds an earlier run: go on with it (resume={run_dir}), or set hydra.run.dir to another folder"
+        )
+    context = build_context(config, run_dir, callbacks=callbacks, fingerprint=fingerprint, commit=commit)
+    if saved is not None:
+        context.load_state_dict(saved)
+    truncate(run_dir / JOURNAL, saved["journal"] if saved is not None and in_place else 0)
+    context.journal = Journal(run_dir / JOURNAL)
+    begin = time.perf_counter()
+    with stop_on_signals(context):
+        try:
+            context.callbacks("run_start", context)
+            train(context)
+            if config["trainer"]["test"] and "test" in context.data.feeds:
+                test(context)
+        except BaseException as error:
+            context.error = error
+            if isinstance(error, Terminated):
+                error.args = (f"{error}; saved up to step {context.state.step:,}: go on with resume={run_dir}",)
+            if not isinstance(error, AcceleratorError | KeyboardInterrupt):
+                (run_dir / ERROR).write_text("".join(traceback.format_exception(error)))
+            context.callbacks("failed", context)
+            raise
+        finally:
+            context.callbacks("run_end", context)
+            context.journal.close()
+    checkpoints = context.checkpoints
+    assert checkpoints is not None
+    paths = checkpoints.paths()
+    result = Result(
+        metrics=dict(context.state.metrics),
+        run_dir=run_dir,
+        best=checkpoints.best(),
+        last=paths[-1] if paths else None,
+        steps=context.state.step,
+        work=context.state.work,
+        seconds=time.perf_counter() - begin,
+    )
+    write_bytes(run_dir / RESULT, json.dumps(asdict(result), default=str, indent=1).encode())
+    return result
+
+
+def test(context: Context) -> None:
+    """Measure the best checkpoint (the network as it is, if none was kept) on the test split."""
+    best = context.checkpoints.best() if context.checkpoints is not None else None
+    if best is not None:
+        assert context.checkpoints is not None
+        context.load_weights(context.checkpoints.load(best)[0])
+    context.level = 0
+    context.engine.bind(context.model, context.objective, context.optimizer, None)
+    context.callbacks("test_start", context)
+    context.state.metrics.update(evaluate(context, "test"))
+    context.callbacks("test_end", context)
+
+
+def dry_run(config: Mapping[str, Any]) -> Context:
+    """Build everything and take one step and one validation batch; nothing is written.
+
+    Returns:
+        The context, for a look at what would run.
+    """
+    context = build_context(config, None)
+    context.engine.forward_backward(next(iter(context.data.train.epoch(0))))
+    context.engine.optimizer_step()
+    context.model.eval()
+    for split in ("val", "test"):
+        if split in context.data.feeds:
+            prediction, target = context.engine.predict(next(iter(context.data.feeds[split].epoch(0))))
+            for metric in context.metrics.values():
+                metric.update(context.data.transforms.original(prediction), context.data.transforms.original(target))
+    return context
+
+
+__all__ = ["Result", "Terminated", "check_config", "dry_run", "execute", "test"]

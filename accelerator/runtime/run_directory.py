@@ -1,0 +1,52 @@
+"""A run's folder belongs to one process at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from accelerator.errors import RunDirectoryError
+
+
+@contextmanager
+def owned(directory: Path) -> Iterator[Path]:
+    """Make the folder if need be, and keep every other run out of it while inside.
+
+    Raises:
+        RunDirectoryError: it cannot be written, or another run owns it (named by process and machine).
+    """
+    lock = FileLock(directory / ".lock", blocking=False)
+    owner = directory / ".owner.json"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    except Timeout as error:
+        raise RunDirectoryError(
+            f"{directory} is in use by {_describe(owner)}; wait for it, stop it, or set hydra.run.dir to another folder"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        lock.release()
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RunDirectoryError(
+            f"cannot write the run directory {directory}: {reason}; set hydra.run.dir to a folder you may write to"
+        ) from error
+    try:
+        yield directory
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _describe(owner: Path) -> str:
+    try:
+        facts = json.loads(owner.read_text())
+        return f"process {facts['pid']} on {facts['host']}"
+    except (OSError, ValueError, KeyError):
+        return "another run"

@@ -1,0 +1,42 @@
+"""Ctrl-C and SIGTERM: finish the step, save, and leave; a second Ctrl-C leaves at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from accelerator.errors import AcceleratorError
+
+if TYPE_CHECKING:
+    from accelerator.runtime.context.context import Context
+
+
+class Terminated(AcceleratorError):  # noqa: N818 - not an error of anybody's
+    """A signal asked the run to stop."""
+
+    def __init__(self, signal_name: str) -> None:
+        super().__init__(f"stopped by {signal_name}")
+        self.exit_code = 128 + signal.Signals[signal_name]
+
+
+@contextmanager
+def stop_on_signals(context: Context) -> Iterator[None]:
+    """While inside, the first SIGTERM or SIGINT sets ``context.stop``; the second ends the process's Python at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if context.stop is not None:
+            raise KeyboardInterrupt
+        context.stop = signal.Signals(number).name
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
