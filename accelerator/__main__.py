@@ -1,0 +1,7 @@
+"""``python -m accelerator`` is the command ``accelerator``."""
+
+import sys
+
+from accelerator.cli.app import main
+
+sys.exit(main())

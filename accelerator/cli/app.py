@@ -1,0 +1,70 @@
+"""The command ``accelerator``: which command was asked for; everything else is imported by that command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from accelerator import __version__
+from accelerator.errors import UserError, did_you_mean
+
+COMMANDS = {
+    "train": "compose a run from YAML, train it, and keep its record",
+}
+
+_EPILOG = """examples:
+  accelerator train                                   the default run: a cascade of networks on a Poisson problem
+  accelerator train model=mlp optimizer.lr=0.01       another model, another learning rate
+  accelerator train --explain                         every value, and the file it comes from
+  accelerator train -m optimizer.lr=0.1,0.01          a sweep
+  accelerator train --help                            all flags and config groups
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit code: 0 done, 1 a fault, 3 a mistake in config or data, 130 or 143 stopped by a signal.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="accelerator",
+        description="Compose a PyTorch run from YAML, train it on any engine, keep its record.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"accelerator {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
+    for name, summary in COMMANDS.items():
+        commands.add_parser(name, help=summary, add_help=False)
+    # What follows the command is its own business: Hydra's flags and overrides look like nothing argparse knows.
+    if argv and argv[0] in ("-sc", "--shell-completion"):
+        return _complete(argv)
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        print(f"error: there is no command '{argv[0]}'{did_you_mean(argv[0], COMMANDS)}", file=sys.stderr)
+        return UserError.exit_code
+    chosen, rest = parser.parse_args(argv[:1]), argv[1:]
+    if chosen.command is None:
+        parser.print_help()
+        return 0
+    from accelerator.cli.experiment import train_command
+
+    return train_command(rest)
+
+
+def _complete(argv: list[str]) -> int:
+    """Answer the shell: names of commands are ours; what follows ``train`` is Hydra's, which knows no commands."""
+    _program, *words = os.environ.get("COMP_LINE", "").split() or ["accelerator"]
+    if not words or (len(words) == 1 and not os.environ["COMP_LINE"].endswith(" ")):
+        print("\n".join(name for name in COMMANDS if name.startswith("".join(words))))
+        return 0
+    os.environ["COMP_LINE"] = os.environ["COMP_LINE"].replace(f"{words[0]} ", "", 1)
+    from accelerator.cli.experiment import train_command
+
+    return train_command(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""``accelerator train``: compose, check, train, and say where to look."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from accelerator.errors import AcceleratorError, ConfigError, RunDirectoryError, UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from accelerator.runtime.run import Result
+
+# What the job raised: Hydra would print its own report of an exception it sees.
+_raised: list[BaseException] = []
+
+
+def train_command(arguments: list[str]) -> int:
+    """The command line's entry.
+
+    Returns:
+        The exit code; see `accelerator.cli.app.main`.
+    """
+    options, rest = _own_options(arguments)
+    if options.help:
+        from accelerator.cli.help import train_help
+
+        print(train_help())
+        return 0
+    rest += shlex.split(options.overrides)
+    try:
+        with _working_directory_importable():
+            return _act(options, rest)
+    except AcceleratorError as error:
+        _report(error, debug=options.debug)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nstopped at once; resume from the last checkpoint with: accelerator train resume=last", file=sys.stderr)
+        return 130
+    except Exception as error:
+        # A fault of ours or of the user's code: its traceback is what helps.
+        traceback.print_exception(error)
+        return 1
+
+
+def train(overrides: Sequence[str] = ()) -> Result:
+    """Train from Python what ``accelerator train <overrides>`` trains.
+
+    >>> result = train(["model=mlp", "trainer.max_epochs=1"])  # doctest: +SKIP
+    >>> result.metrics["test/loss"]  # doctest: +SKIP
+
+    Raises:
+        AcceleratorError: as the command line would report; the user's own exceptions pass through.
+    """
+    from accelerator.cli.compose import COMPOSITION_ERRORS, composer
+    from accelerator.cli.mistakes import diagnose
+    from accelerator.cli.resume import resolve
+
+    arguments = resolve(list(overrides))
+    try:
+        with _working_directory_importable(), composer() as compose:
+            config = compose(arguments)
+            run_dir = Path(config.hydra.run.dir).absolute()
+    except COMPOSITION_ERRORS as error:
+        raise diagnose(arguments, error) from error
+    with _working_directory_importable():
+        return run_job(config, run_dir, arguments)
+
+
+def _act(options: argparse.Namespace, arguments: list[str]) -> int:
+    from accelerator.cli.compose import COMPOSITION_ERRORS, composer, launch
+    from accelerator.cli.mistakes import diagnose, located
+    from accelerator.cli.resume import resolve
+
+    arguments = resolve(arguments)
+    try:
+        if options.explain:
+            from accelerator.cli.explain import explain
+
+            explain(arguments)
+        elif options.dry_run:
+            with composer() as compose:
+                config = compose(arguments)
+            _dry_run(config)
+        else:
+            _raised.clear()
+            launch(_job, arguments)
+            if _raised:
+                raise _raised[0]
+    except COMPOSITION_ERRORS as error:
+        raise diagnose(arguments, error) from error
+    except ConfigError as error:
+        raise located(error, arguments) from error
+    except SystemExit as error:
+        if error.code == 2:  # an unknown flag: argparse has said so
+            return ConfigError.exit_code
+        raise
+    except OSError as error:
+        # Hydra makes the run directory; where it cannot, it says so in its own way.
+        if error.filename is not None and error.errno is not None and "hydra" in _raised_in(error):
+            raise RunDirectoryError(
+                f"cannot make the run directory {error.filename}: {error.strerror}; set hydra.run.dir to a folder "
+                "you may write to"
+            ) from error
+        raise
+    return 0
+
+
+def _job(config: DictConfig) -> float | None:
+    """What Hydra calls for each job; returns the objective of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    try:
+        result = run_job(config, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+    except BaseException as error:
+        if hydra.mode is not RunMode.RUN:
+            raise
+        _raised.append(error)
+        return None
+    return result.metrics.get(config.checkpoint.monitor)
+
+
+def run_job(config: DictConfig, run_dir: Path, overrides: Sequence[str]) -> Result:
+    """Check a composed config, train it in a folder, keep its record, and print where to look.
+
+    Args:
+        config: composed; Hydra's own part may be in it.
+        run_dir: the run's folder.
+        overrides: what it was composed with, for the record.
+    """
+    from accelerator.cli.compose import plain
+    from accelerator.cli.record import Record, git_commit
+    from accelerator.cli.resume import check_unchanged, recorded
+    from accelerator.runtime.checkpoint.meta_handler import fingerprint
+    from accelerator.runtime.run import check_config, execute
+    from accelerator.runtime.run_directory import owned
+
+    with _removed_if_unused(run_dir):
+        values = plain(config)
+        check_config(values)
+        resume = Path(values["resume"]) if values["resume"] else None
+        in_place = resume is not None and resume.is_dir()
+        with owned(run_dir):
+            if in_place:
+                check_unchanged(values, plain(config, resolve=False), run_dir)
+            record = Record(values, plain(config, resolve=False), run_dir, recorded(overrides))
+            assert resume is None or resume.is_absolute()
+            result = execute(
+                values,
+                run_dir,
+                resume=resume / "checkpoints" if in_place and resume is not None else resume,
+                fingerprint=fingerprint(values),
+                commit=git_commit(),
+                callbacks={"record": record},
+            )
+    record.print_summary(result)
+    return result
+
+
+def _dry_run(config: DictConfig) -> None:
+    from rich.console import Console
+
+    from accelerator.cli.compose import plain
+    from accelerator.runtime.run import check_config, dry_run
+
+    values = plain(config)
+    check_config(values)
+    context = dry_run(values)
+    parameters = [sum(p.numel() for p in level.parameters()) for level in context.levels]
+    console = Console(highlight=False)
+    console.print(f"{values['model'].get('name') or values['model']['_target_']}: {parameters[0]:,} parameters")
+    console.print(f"data: inputs {context.data.input_shape}, targets {context.data.output_shape} a sample")
+    for stage in context.stages:
+        console.print(f"stage: level {stage.level} ({parameters[stage.level]:,} parameters), {stage.steps:,} steps")
+    console.print("dry run: everything fits; nothing was written")
+
+
+def _own_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = _Parser(prog="accelerator train", add_help=False, allow_abbrev=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--explain", action="store_true")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--debug", action="store_true")
+    parser.add_argument("--overrides", default="")
+    return parser.parse_known_args(arguments)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see accelerator train --help")
+
+
+def _report(error: AcceleratorError, *, debug: bool) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if debug:
+        traceback.print_exception(error)
+    problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+    what = "error" if len(problems) == 1 else f"{len(problems)} errors"
+    console.print(Text.assemble((f"{what}: ", "bold red"), problems[0] if len(problems) == 1 else ""))
+    for problem in problems if len(problems) > 1 else ():
+        console.print(Text(f"  • {problem}"))
+    if isinstance(error, UserError) and not debug:
+        console.print(Text("(--debug shows where it was raised)", "dim"))
+
+
+@contextmanager
+def _working_directory_importable() -> Iterator[None]:
+    """A project's own modules are found from its folder, as ``python script.py`` would find them."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(here)
+
+
+@contextmanager
+def _removed_if_unused(run_dir: Path) -> Iterator[None]:
+    """A run that never started leaves no folder behind."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            left = {path.name for path in run_dir.iterdir()}
+            if left <= {".lock"}:
+                shutil.rmtree(run_dir)
+                for parent in list(run_dir.parents)[:2]:
+                    if parent.name in ("outputs", "multirun") or parent.parent.name in ("outputs", "multirun"):
+                        os.rmdir(parent)
+        raise
+
+
+def _raised_in(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return " ".join(Path(frame.filename).parent.name for frame in frames[-3:]) + " ".join(
+        part for frame in frames for part in Path(frame.filename).parts if part == "hydra"
+    )

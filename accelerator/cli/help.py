@@ -1,0 +1,44 @@
+"""``accelerator train --help``: what can be typed, read off the config folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from accelerator.cli.paths import packaged_configs
+
+_HEAD = """usage: accelerator train [key=value | group=option ...] [flags]
+
+Compose a run from YAML, check it, train it, test its best checkpoint, and keep its record.
+
+choose           model=mlp data=digits loss=cross_entropy     an option of a group (listed below)
+set              optimizer.lr=0.01 trainer.max_epochs=5       a value; any argument of the component may be set
+remove           ~callbacks.progress
+add              +callbacks.stop={name: early_stopping}
+continue         resume=last | <run directory> | <checkpoint file>
+
+flags
+  --explain            print every value with the file that set it and what it builds, and stop
+  --dry-run            build everything, take one step, write nothing
+  --debug              show the traceback of a mistake
+  --overrides TEXT     more overrides in one argument, quoted as in a shell
+  -m, --multirun       run every combination: optimizer.lr=0.1,0.01 seed=0,1
+  -c, --cfg job        print the composed config (--resolve: with interpolations filled in)
+  -i, --info defaults  print what was composed, in order (also: config, defaults-tree, searchpath, plugins)
+  -cd DIR              a further folder of configs; ./configs is used by itself
+  --hydra-help         Hydra's own help
+  -sc install=bash     tab completion (bash, zsh, fish): eval "$(accelerator train -sc install=bash)"
+
+groups"""
+
+
+def train_help() -> str:
+    """The help text, with every group of the packaged configs and of ``./configs``."""
+    options: dict[str, set[str]] = {}
+    for root in (packaged_configs(), Path.cwd() / "configs"):
+        for path in root.rglob("*.yaml"):
+            group = path.parent.relative_to(root).as_posix()
+            if group != ".":
+                options.setdefault(group.removeprefix("training_components/"), set()).add(path.stem)
+    width = max(map(len, options))
+    rows = [f"  {group:<{width}}  {', '.join(sorted(options[group]))}" for group in sorted(options)]
+    return "\n".join([_HEAD, *rows])

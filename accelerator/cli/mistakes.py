@@ -1,0 +1,146 @@
+"""Every mistake of a command line, each in a sentence with its key, its value and what to type instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from accelerator.cli.compose import COMPOSITION_ERRORS, aliases, composer, group_options, groups, plain
+from accelerator.errors import ConfigError, did_you_mean
+
+# A file that sets a key nobody knows: Hydra tells it in words only.
+_IN_FILE = re.compile(r"In '(?P<file>[^']+)': Config(Key|Attribute)Error.*full_key: (?P<key>\S+)", re.DOTALL)
+
+
+def diagnose(arguments: Sequence[str], error: Exception) -> ConfigError:
+    """Find all mistakes behind a composition that failed with ``error``.
+
+    Overrides are added one by one to a composition that works, so each that fails is a mistake of its own; what
+    remains is then checked against the components' signatures. This takes as many compositions as there are
+    overrides, which only a wrong command line pays for.
+    """
+    overrides = _overrides(arguments)
+    good: list[str] = []
+    problems: list[str] = []
+    with composer() as compose:
+        try:
+            config = compose([])
+        except COMPOSITION_ERRORS as broken:
+            return ConfigError(f"the config does not compose: {reason(broken)}")
+        for override in overrides:
+            try:
+                config = compose([*good, _first_value(override)])
+            except COMPOSITION_ERRORS as failed:
+                problems.append(_sentence(override, failed, config))
+            else:
+                good.append(_first_value(override))
+        problems += _component_problems(config) if problems else [reason(error)]
+    return ConfigError(problems)
+
+
+def reason(error: BaseException) -> str:
+    """What Hydra or OmegaConf has to say, without its advice and its search path."""
+    while isinstance(error.__cause__, OmegaConfBaseException):
+        error = error.__cause__
+    if isinstance(error, InterpolationResolutionError):
+        return f"{error.full_key}: {_first_line(error)}; set the variable or the key it refers to"
+    text = str(error).split("\nAlias expansion:")[0].split("\nConfig search path:")[0].strip()
+    key = getattr(error, "full_key", None)
+    return f"{key}: {_first_line(error)}" if key else re.sub(r"\s*\n\s*", " · ", text)
+
+
+def located(error: ConfigError, arguments: Sequence[str]) -> ConfigError:
+    """The same mistakes, each that does not come from the command line with the file that holds it."""
+    from accelerator.cli.explain import source_of
+
+    overrides = _overrides(arguments)
+    try:
+        with composer():
+            where = source_of(overrides)
+    except COMPOSITION_ERRORS:
+        return error
+    problems = []
+    for problem in error.problems:
+        key = re.match(r"[\w./]+", problem)
+        file = where(key.group()) if key else ""
+        problems.append(f"{problem} (in {file})" if file and file != "command line" else problem)
+    return ConfigError(problems)
+
+
+def _sentence(override: str, error: Exception, config: DictConfig) -> str:
+    key = override.lstrip("+~").split("=", 1)[0]
+    value = override.split("=", 1)[1] if "=" in override else ""
+    if isinstance(error, OverrideParseException):
+        return (
+            f"'{override}' cannot be read: {_first_line(error)}; write key=value, and quote what has spaces or commas"
+        )
+    group = aliases().get(key, key)
+    cause: BaseException = error
+    while isinstance(cause.__cause__, OmegaConfBaseException):
+        cause = cause.__cause__
+    if isinstance(error, MissingConfigException) and (options := group_options(group)):
+        return f"{key}={value}: no '{value}' in configs/{group}/{did_you_mean(value, options)}"
+    if isinstance(cause, ValidationError):
+        return f"{override}: {_first_line(cause)} (its type is declared in accelerator/cli/schema.py)"
+    known = [*_dotted(plain(config, resolve=False)), *groups(), *aliases()]
+    if found := _IN_FILE.match(str(error)):
+        file, wrong = found["file"], found["key"]
+        near = did_you_mean(wrong, known, most=1, show=0)
+        if wrong == file.split("/")[0]:
+            near = "; a file of this group starts with the line '# @package _global_'"
+        return f"{override}: configs/{file}.yaml sets '{wrong}', and there is no such key{near}"
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) or "Could not override" in str(error):
+        wrong = (getattr(cause, "full_key", None) or key) if key in known else key
+        return f"{override}: there is no key '{wrong}'{did_you_mean(wrong, known, most=1, show=0)}"
+    return f"{override}: {reason(error)}"
+
+
+def _component_problems(config: DictConfig) -> list[str]:
+    """What the signatures say of everything that did compose."""
+    from accelerator.runtime.run import check_config
+
+    try:
+        check_config(plain(config))
+    except ConfigError as error:
+        return error.problems
+    except OmegaConfBaseException as error:
+        return [reason(error)]
+    return []
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    """The arguments that are no flag and no flag's value."""
+    return [a for a in arguments if a.startswith("~") or (not a.startswith("-") and "=" in a)]
+
+
+def _first_value(override: str) -> str:
+    """A sweep ``key=a,b`` is judged by its first value."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_override(override) if "=" in override else None
+    if parsed is None or not parsed.is_sweep_override():
+        return override
+    first = next(iter(parsed.sweep_string_iterator()))
+    return f"{override.split('=', 1)[0]}={first}"
+
+
+def _dotted(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return [prefix]
+    below = [path for key, value in node.items() for path in _dotted(value, f"{prefix}.{key}" if prefix else str(key))]
+    return below + ([prefix] if prefix else [])
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

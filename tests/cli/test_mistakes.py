@@ -1,0 +1,146 @@
+"""A mistake of the user: one clear message with key, value and remedy; exit 3; no traceback; nothing left behind."""
+
+import numpy as np
+import pytest
+
+from accelerator.cli.app import main
+
+COMMON = ["train", "tracking=none", "engine.threads=1", "trainer.max_epochs=1"]
+SMALL = ["data.train=32", "data.val=8", "data.test=8", "data.grid=8", "model=mlp"]
+
+CASES = {
+    "typo in a key": (["optmizer.lr=1"], ["optmizer.lr=1", "did you mean 'optimizer.lr'"]),
+    "typo in a closed section": (["trainer.max_epoch=1"], ["'trainer.max_epoch'", "did you mean 'trainer.max_epochs'"]),
+    "unknown experiment": (["experiment=digit"], ["no 'digit' in configs/experiment/", "did you mean 'digits'"]),
+    "typo in a group": (["modle=mlp"], ["'modle'", "did you mean 'model'"]),
+    "unknown option of a group": (["model=mpl"], ["no 'mpl' in configs/model/", "did you mean 'mlp'"]),
+    "unknown option by short name": (["loss=mes"], ["configs/training_components/loss/", "did you mean 'mse'"]),
+    "unknown argument of a component": (["model.hiden=[3]"], ["model.hiden", "did you mean 'hidden'"]),
+    "unknown registered name": (["model.name=mpl"], ["unknown model 'mpl'", "did you mean 'mlp'"]),
+    "unknown torch optimizer": (["optimizer.name=Adan"], ["unknown optimizer 'Adan'", "'Adam'"]),
+    "unknown callback": (["callbacks.progres.refresh=1"], ["callbacks.progres", "did you mean 'progress'"]),
+    "unknown metric": (["metrics.x.name=accurcy"], ["unknown metric 'accurcy'", "'accuracy'"]),
+    "unknown role of a transform": (["transform.inputs.a.name=noise"], ["transform.inputs", "'input'"]),
+    "wrong type in a closed section": (["trainer.max_epochs=abc"], ["'abc'", "Integer"]),
+    "a value for a whole section": (["trainer=5"], ["trainer=5"]),
+    "wrong type of an argument": (["optimizer.lr=abc"], ["optimizer.lr='abc'", "valid number"]),
+    "a number out of range": (["loader.batch_size=0", *SMALL], ["loader.batch_size=0", "at least 1"]),
+    "no epochs": (["trainer.max_epochs=0"], ["trainer.max_epochs=0", "at least 1"]),
+    "required values missing": (["data=arrays"], ["data.path is required", "data.inputs is", "data.targets is"]),
+    "missing file": (
+        ["data=arrays", "model=mlp", "data.path=tabel.csv", "data.inputs=[a]", "data.targets=b"],
+        ["no file tabel.csv", "table.csv"],
+    ),
+    "unknown column": (
+        ["data=arrays", "model=mlp", "data.path=table.csv", "data.inputs=[aa]", "data.targets=b"],
+        ["'aa'", "did you mean 'a'"],
+    ),
+    "NaN in the data": (
+        ["data=arrays", "model=mlp", "data.path=holes.csv", "data.inputs=[a]", "data.targets=b"],
+        ["row 7", "'a'"],
+    ),
+    "model and data do not fit": (["model=cnn", "data.grid=8"], ["cnn needs images", "(32,)"]),
+    "loss and data do not fit": (
+        ["experiment=digits", "loss=mse"],
+        ["(32, 10)", "(32,)"],
+    ),
+    "target not allowed": (["model._target_=os.system"], ["'os' is not among the packages", "imports=[os]"]),
+    "import that fails": (["imports=[no_such_package]"], ["no_such_package"]),
+    "missing environment variable": (["optimizer.lr=${oc.env:NOT_SET_HERE}"], ["optimizer.lr", "NOT_SET_HERE"]),
+    "a sweep without -m": (["optimizer.lr=0.1,0.2"], ["optimizer.lr=0.1,0.2", "--multirun"]),
+    "no such device": (["engine.device=cuda:7", *SMALL], ["engine.device=cuda:7", "engine.device=auto or cpu"]),
+    "nothing to resume": (["resume=last"], ["resume=last", "no run with a checkpoint"]),
+    "no such file to resume": (["resume=nowhere"], ["resume=nowhere"]),
+    "a monitor nobody measures": (["checkpoint.monitor=val/los", *SMALL], ["checkpoint.monitor=val/los", "val/loss"]),
+    "unknown flag": (["--explian"], ["--explian"]),
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    table = np.random.default_rng(0).normal(size=(40, 2))
+    np.savetxt("table.csv", table, delimiter=",", header="a,b", comments="")
+    table[6, 0] = np.nan
+    np.savetxt("holes.csv", table, delimiter=",", header="a,b", comments="")
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_is_told_in_a_sentence(case, folder, capfd):
+    arguments, fragments = CASES[case]
+    code = main([*COMMON, *arguments])
+    printed = capfd.readouterr().err
+    assert code == 3
+    assert "Traceback" not in printed
+    assert "Error executing job" not in printed
+    for fragment in fragments:
+        assert fragment in printed
+    assert not list(folder.glob("outputs/*/*")), "a run that never started left a folder"
+
+
+def test_all_mistakes_are_told_together(capfd):
+    arguments = ["model=mpl", "optmizer.lr=1", "trainer.max_epochs=abc", "optimizer.lrr=2"]
+    assert main(["train", *arguments]) == 3
+    printed = capfd.readouterr().err
+    assert "4 errors" in printed
+    for fragment in ("'mlp'", "optmizer.lr=1", "'abc'", "optimizer.lrr"):
+        assert fragment in printed
+
+
+def test_a_mistake_in_a_file_is_told_with_the_file(folder, capfd):
+    experiments = folder / "configs" / "experiment"
+    experiments.mkdir(parents=True)
+    (experiments / "mine.yaml").write_text("# @package _global_\nmodel: {hiden: [4]}\n")
+    (experiments / "other.yaml").write_text("# @package _global_\noptmizer: {lr: 1}\n")
+    assert main([*COMMON, "experiment=mine"]) == 3
+    assert "model.hiden: 'multilevel_mlp' has no such argument" in (printed := capfd.readouterr().err)
+    assert "configs/experiment/mine.yaml" in printed
+    assert main([*COMMON, "experiment=other"]) == 3
+    assert "configs/experiment/other.yaml" in (printed := capfd.readouterr().err)
+    assert "did you mean 'optimizer'" in printed
+
+
+def test_debug_shows_the_traceback(capfd):
+    assert main([*COMMON, "--debug", "model.hiden=[3]"]) == 3
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_an_unknown_command_is_a_mistake_too(capfd):
+    assert main(["trian"]) == 3
+    assert "did you mean 'train'" in capfd.readouterr().err
+
+
+def test_a_fault_of_the_users_code_keeps_its_traceback(folder, capfd):
+    (folder / "broken_model.py").write_text(
+        "from torch import nn\n\n"
+        "class Broken(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.layer = nn.Linear(32, 64)\n"
+        "    def forward(self, x):\n"
+        "        if self.training:\n            raise KeyError('lost')\n"
+        "        return self.layer(x).reshape(-1, 1, 8, 8)\n"
+    )
+    code = main([*COMMON, *SMALL[:-1], "model=custom", "imports=[broken_model]", "model._target_=broken_model.Broken"])
+    assert code == 1
+    assert "KeyError: 'lost'" in capfd.readouterr().err
+    (run,) = folder.glob("outputs/*/*")
+    assert "KeyError: 'lost'" in (run / "error.txt").read_text()
+
+
+def test_a_run_directory_in_use_is_refused_by_the_name_of_its_owner(folder, capfd):
+    import os
+
+    from accelerator.runtime.run_directory import owned
+
+    with owned(folder / "mine"):
+        assert main([*COMMON, *SMALL, "hydra.run.dir=mine"]) == 3
+    assert f"process {os.getpid()}" in capfd.readouterr().err
+
+
+def test_a_run_directory_that_holds_a_run_is_not_overwritten(folder, capfd):
+    assert main([*COMMON, *SMALL, "hydra.run.dir=mine"]) == 0
+    before = sorted(path.name for path in (folder / "mine/checkpoints").iterdir())
+    assert main([*COMMON, *SMALL, "hydra.run.dir=mine"]) == 3
+    assert "holds an earlier run" in capfd.readouterr().err
+    assert sorted(path.name for path in (folder / "mine/checkpoints").iterdir()) == before

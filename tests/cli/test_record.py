@@ -1,0 +1,151 @@
+"""What a run leaves behind, however it ends: its folder, and its MLflow run with the right status."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from accelerator.cli.app import main
+
+SMALL = [
+    *("data.train=64", "data.val=16", "data.test=16", "data.grid=8", "model=mlp", "engine.threads=1"),
+    *("trainer.max_epochs=2", "tracking.experiment=tests"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def recorded(folder):
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+def the_run(folder):
+    (run_dir,) = folder.glob("outputs/*/*")
+    return run_dir
+
+
+def test_a_finished_run_is_recorded_whole(folder, capsys):
+    assert main(["train", *SMALL, "optimizer.lr=0.002", "callbacks.progress=null"]) == 0
+    client, run = recorded(folder)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["optimizer.lr"] == "0.002"
+    assert run.data.params["trainer.max_epochs"] == "2"
+    assert run.data.tags["seed"] == "0"
+    assert run.data.tags["engine"] == "vanilla_torch"
+    assert run.data.tags["schedule"] == "single"
+    assert "optimizer.lr=0.002" in run.data.tags["overrides"]
+
+    run_dir = the_run(folder)
+    lines = [json.loads(line) for line in (run_dir / "journal.jsonl").read_text().splitlines()]
+    losses = [(line["step"], line["value"]) for line in lines if line.get("key") == "train/loss"]
+    assert [step for step, _ in losses] == [1, 2, 3, 4]
+    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss")] == losses
+
+    files = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"config.yaml", "overrides.yaml", "checkpoints"} <= files
+    (checkpoint,) = [
+        item.path for item in client.list_artifacts(run.info.run_id, "checkpoints") if "safetensors" in item.path
+    ]
+    result = json.loads((run_dir / "result.json").read_text())
+    assert checkpoint.split("/")[1] == result["best"].split("/")[-1]
+    assert run.data.metrics["test/loss"] == pytest.approx(result["metrics"]["test/loss"])
+
+    printed = capsys.readouterr().out
+    for words in ("test/relative_l2", "best checkpoint", run.info.run_id, "mlflow ui --backend-store-uri sqlite:///"):
+        assert words in printed
+
+
+def test_python_gives_the_result_the_command_prints(folder):
+    import accelerator
+
+    result = accelerator.train([*SMALL, "tracking=none"])
+    assert (
+        result.metrics["test/loss"] == json.loads((result.run_dir / "result.json").read_text())["metrics"]["test/loss"]
+    )
+    assert result.best is not None
+    assert result.best.exists()
+    assert result.steps == 4
+
+
+def test_a_run_that_fails_is_recorded_as_failed(folder, capsys):
+    code = main(["train", *SMALL, "optimizer=sgd", "optimizer.lr=1e30"])
+    assert code == 1
+    printed = capsys.readouterr().err
+    assert "the loss is" in printed
+    assert "optimizer.lr" in printed
+    assert "Traceback" not in printed
+    _, run = recorded(folder)
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_saves_its_last_step_and_goes_on_from_there(folder, number, code):
+    command = [sys.executable, "-m", "accelerator", "train"]
+    arguments = [*SMALL[:-2], "trainer.max_epochs=100000", "tracking.experiment=tests", "trainer.test=false"]
+    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    time.sleep(0.3)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    _, run = recorded(folder)
+    assert run.info.status == "KILLED"
+
+    run_dir = the_run(folder)
+    newest = sorted((run_dir / "checkpoints").glob("*.json"))[-1]
+    steps = [
+        json.loads(line)["step"] for line in (run_dir / "journal.jsonl").read_text().splitlines() if '"step"' in line
+    ]
+    assert json.loads(newest.read_text())["step"] == max(steps)
+    assert "resume=" in errors
+
+
+def test_a_killed_run_is_recorded_as_killed_and_resumes_in_place(folder):
+    command = [sys.executable, "-m", "accelerator", "train"]
+    slow = [*SMALL[:-2], "trainer.max_epochs=3000", "checkpoint.every_steps=1", "tracking.experiment=tests"]
+    process = subprocess.Popen([*command, *slow], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    time.sleep(4)  # the uploader has to have made the run
+    process.kill()
+    process.communicate()
+    for _ in range(100):
+        _, run = recorded(folder)
+        if run.info.status == "KILLED":
+            break
+        time.sleep(0.2)
+    assert run.info.status == "KILLED"
+
+    step = json.loads(sorted((the_run(folder) / "checkpoints").glob("*.json"))[-1].read_text())["step"]
+    process = subprocess.Popen([*command, "resume=last"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if line.startswith("epoch"):
+            break
+    process.terminate()
+    process.communicate(timeout=60)
+    assert f"resumed after step {step:,}" in printed
+    client, run = recorded(folder)
+    points = [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")]
+    assert points == list(range(1, len(points) + 1))
