@@ -1,0 +1,55 @@
+"""What the tests of several folders share: a complete, tiny config."""
+
+import copy
+from functools import cache
+
+import pytest
+import torch
+
+from accelerator.cli.compose import composer, plain
+from accelerator.runtime.context.component import is_component
+
+torch.set_num_threads(1)
+
+TINY = [
+    "imports=[toy_problem]",
+    "data={_target_: toy_problem.plane}",
+    "model=mlp",
+    "model.hidden=[4]",
+    "multilevel=single",
+    "optimizer=sgd",
+    "optimizer.lr=0.05",
+    "scheduler=constant",
+    "transform=none",
+    "metrics={}",
+    "tracking=none",
+    "engine.threads=1",
+    "loader.batch_size=8",
+    "trainer.max_epochs=2",
+    "~callbacks.progress",
+]
+
+
+@pytest.fixture
+def tiny_config():
+    """A function that gives the plain config of a run of 2 passes over 20 samples in 3 batches (8, 8, 4).
+
+    Its keyword arguments are sections. One that names a component replaces the section; any other is merged into it.
+    """
+
+    def make(**sections):
+        config = copy.deepcopy(composed())
+        for name, section in sections.items():
+            if isinstance(section, dict) and not is_component(section):
+                config[name].update(section)
+            else:
+                config[name] = section
+        return config
+
+    return make
+
+
+@cache
+def composed():
+    with composer() as compose:
+        return plain(compose(TINY))
