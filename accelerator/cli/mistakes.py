@@ -51,12 +51,13 @@ def diagnose(arguments: Sequence[str], error: Exception) -> ConfigError:
 
 def reason(error: BaseException) -> str:
     """What Hydra or OmegaConf has to say, without its advice and its search path."""
+    key = getattr(error, "full_key", None)
     while isinstance(error.__cause__, OmegaConfBaseException):
         error = error.__cause__
+        key = getattr(error, "full_key", None) or key
     if isinstance(error, InterpolationResolutionError):
-        return f"{error.full_key}: {_first_line(error)}; set the variable or the key it refers to"
+        return f"{key}: {_first_line(error)}; set the variable or the key it refers to"
     text = str(error).split("\nAlias expansion:")[0].split("\nConfig search path:")[0].strip()
-    key = getattr(error, "full_key", None)
     return f"{key}: {_first_line(error)}" if key else re.sub(r"\s*\n\s*", " · ", text)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -83,7 +85,15 @@ def ui_command(uri: str) -> str | None:
     """What to type to look at the store; None when a server shows it already."""
     if urlsplit(uri).scheme in SERVERS or uri.startswith("databricks"):
         return None
-    return f"mlflow ui --backend-store-uri {uri}"
+    return f"{_program('mlflow')} ui --backend-store-uri {uri}"
+
+
+def _program(name: str) -> str:
+    """A program of this environment as it can be typed, also when the environment is not activated."""
+    beside = Path(sys.executable).with_name(name)
+    if shutil.which(name) or not beside.exists():
+        return name
+    return str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
 def run_link(uri: str, experiment_id: str, run_id: str, *, server: str = "http://127.0.0.1:5000") -> str:

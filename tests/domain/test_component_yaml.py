@@ -41,7 +41,7 @@ def test_yaml_lists_every_knob_with_the_constructors_default(kind, name):
 @pytest.mark.parametrize("kind", FOLDERS)
 def test_every_yaml_names_a_component(kind):
     names = {file.stem for file in (CONFIGS / FOLDERS[kind]).glob("*.yaml")}
-    assert names == set(members(kind))
+    assert names - {"custom"} == set(members(kind))  # custom.yaml is for what no registry knows
 
 
 @pytest.mark.parametrize("name", members("loss"))

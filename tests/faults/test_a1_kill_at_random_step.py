@@ -29,8 +29,7 @@ def interrupt(tmp_path, kills, case):
 @pytest.mark.parametrize(("case", "kills"), [("plain", 20), ("cascade", 10)])
 def test_a1_killed_and_resumed_is_bit_equal_to_uninterrupted(tmp_path, case, kills):
     found = interrupt(tmp_path, kills, case)
-    assert found["different"] == []
-    assert found["killed"] >= kills * 3 // 4  # a kill by the clock may come after the end
+    assert found == {"killed": kills, "different": []}
 
 
 @pytest.mark.slow

@@ -56,9 +56,19 @@ def test_a_store_in_memory_is_refused(uri):
         locate(uri, {})
 
 
-def test_the_ui_is_reached_by_a_command_or_is_there_already():
+def test_the_ui_is_reached_by_a_command_or_is_there_already(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     assert ui_command("sqlite:////a/mlflow.db") == "mlflow ui --backend-store-uri sqlite:////a/mlflow.db"
     assert ui_command("http://host:5000") is None
+
+
+def test_the_ui_command_can_be_typed_where_the_environment_is_not_activated(monkeypatch, tmp_path):
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/mlflow").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("sys.executable", str(tmp_path / ".venv/bin/python"))
+    assert ui_command("sqlite:////a/mlflow.db") == ".venv/bin/mlflow ui --backend-store-uri sqlite:////a/mlflow.db"
 
 
 def test_the_link_opens_the_run_on_its_training_view():

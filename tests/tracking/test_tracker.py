@@ -94,7 +94,8 @@ def test_a_run_is_recorded_beside_the_training_and_no_secret_reaches_any_file(tm
     assert time.monotonic() - started < 60
     assert run == TrackedRun(run.run_id, run.experiment_id, uri_of(store), uploaded=True, spooled_points=0)
     assert run.link.endswith(f"/#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning")
-    assert run.ui_command == f"mlflow ui --backend-store-uri {uri_of(store)}"
+    assert run.ui_command is not None
+    assert run.ui_command.endswith(f"mlflow ui --backend-store-uri {uri_of(store)}")
     assert status_of(store, run.run_id) == "FAILED"
     assert pairs(store, "params", run.run_id) == {
         "data.api_key": "***",

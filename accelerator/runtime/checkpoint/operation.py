@@ -23,7 +23,7 @@ from accelerator.errors import CheckpointError
 
 TEMPORARY = ".tmp"
 
-_TENSOR, _PAIRS = "__tensor__", "__pairs__"
+_TENSOR, _COMPLEX, _PAIRS = "__tensor__", "__complex__", "__pairs__"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -85,6 +85,9 @@ def _flatten(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         copy = torch.empty_like(node, device="cpu", memory_format=torch.contiguous_format).copy_(node.detach())
         # Two paths can read alike ({"a": {"b": …}, "a/b": …}, or the keys 0 and "0").
         path = path if path not in tensors else f"{path}#{len(tensors)}"
+        if copy.dtype is torch.complex128:  # unknown to the format
+            tensors[path] = torch.view_as_real(copy)
+            return {_TENSOR: path, _COMPLEX: True}
         tensors[path] = copy
         return {_TENSOR: path}
     if isinstance(node, Mapping):
@@ -104,7 +107,8 @@ def _flatten(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
 def _unflatten(node: Any, file: Any) -> Any:
     if isinstance(node, dict):
         if _TENSOR in node:
-            return file.get_tensor(node[_TENSOR])
+            tensor = file.get_tensor(node[_TENSOR])
+            return torch.view_as_complex(tensor) if _COMPLEX in node else tensor
         if _PAIRS in node:
             return {key: _unflatten(value, file) for key, value in node[_PAIRS]}
         return {key: _unflatten(value, file) for key, value in node.items()}

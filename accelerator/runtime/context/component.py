@@ -120,6 +120,8 @@ def check(
         elif isinstance(value, Mapping) and any(is_component(item) for item in value.values()):
             for item, nested in value.items():
                 problems += check(kind, nested, f"{key}.{name}.{item}", offered=offered, imports=imports)
+        elif value is None and name in offered:
+            continue  # left open: the run fills it
         elif name in types and (complaint := _wrong_type(types[name], value)):
             problems.append(f"{key}.{name}={value!r}: {complaint}")
     problems += [

@@ -133,10 +133,10 @@ class LoaderFeed:
         self.size = len(dataset)  # pyright: ignore[reportArgumentType]
         self.batch_size = batch_size
         self.batches, self.samples = _count(self.size, batch_size, drop_last)
-        self._keys: list[list[tuple[int, int]]] = []
+        self._order = _Batches()
         self._loader = DataLoader(
             _Seeded(dataset, seed),
-            batch_sampler=_Batches(self),
+            batch_sampler=self._order,
             num_workers=workers,
             collate_fn=collate,
             pin_memory=pin,
@@ -149,7 +149,7 @@ class LoaderFeed:
         """The batches of one epoch, from batch number ``start`` on."""
         order = (permutation(self.size, self.seed, epoch) if self.shuffle else torch.arange(self.size)).tolist()
         cuts = range(start * self.batch_size, self.samples, self.batch_size)
-        self._keys = [[(epoch, i) for i in order[cut : min(cut + self.batch_size, self.samples)]] for cut in cuts]
+        self._order.keys = [[(epoch, i) for i in order[cut : min(cut + self.batch_size, self.samples)]] for cut in cuts]
         # The DataLoader draws a base seed from torch's global generator: the training's own must not notice.
         state = torch.get_rng_state()
         batches = iter(self._loader)
@@ -180,16 +180,19 @@ def _count(size: int, batch_size: int, drop_last: bool) -> tuple[int, int]:
 
 
 class _Batches(Sequence[list[tuple[int, int]]]):
-    """The batches of the epoch at hand, as a batch sampler a persistent loader reads anew each epoch."""
+    """The batches of the epoch at hand, as a batch sampler a persistent loader reads anew each epoch.
 
-    def __init__(self, feed: LoaderFeed) -> None:
-        self._feed = feed
+    It does not know its feed: workers in a reference cycle are waited for, five seconds each, when it is collected.
+    """
+
+    def __init__(self) -> None:
+        self.keys: list[list[tuple[int, int]]] = []
 
     def __len__(self) -> int:
-        return len(self._feed._keys)
+        return len(self.keys)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._feed._keys[index]
+        return self.keys[index]
 
 
 class _Seeded(Dataset[Any]):

@@ -15,7 +15,6 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
     TensorDataset,
-    random_split,
 )
 
 from accelerator.errors import DataError
@@ -72,9 +71,10 @@ def _divide(dataset: Any, fractions: Sequence[float], seed: int) -> dict[str, An
         raise DataError(
             f"loader.split={list(fractions)}: expected three shares (train, val, test) that sum to 1, the first above 0"
         )
-    generator = torch.Generator().manual_seed(seed)
-    parts = random_split(dataset, list(fractions), generator)
-    return {name: part for name, part in zip(SPLITS, parts, strict=True) if len(part)}
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
+    cuts = [round(len(order) * sum(fractions[:end]) / sum(fractions)) for end in range(4)]
+    parts = {name: order[begin:end] for name, begin, end in zip(SPLITS, cuts, cuts[1:], strict=False)}
+    return {name: Subset(dataset, part) for name, part in parts.items() if part}
 
 
 def _in_memory(split: Any, name: str) -> Split:
