@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from accelerator.errors import AcceleratorError, ConfigError, RunDirectoryError, UserError
 
@@ -119,10 +119,12 @@ def _job(config: DictConfig) -> float | None:
     """What Hydra calls for each job; returns the objective of a sweep."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
+    from omegaconf import OmegaConf
 
     hydra = HydraConfig.get()
+    overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     try:
-        result = run_job(config, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+        result = run_job(config, Path(hydra.runtime.output_dir), overrides)
     except BaseException as error:
         if hydra.mode is not RunMode.RUN:
             raise

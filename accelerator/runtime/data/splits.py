@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def _divide(dataset: Any, fractions: Sequence[float], seed: int) -> dict[str, An
         )
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
     cuts = [round(len(order) * sum(fractions[:end]) / sum(fractions)) for end in range(4)]
-    parts = {name: order[begin:end] for name, begin, end in zip(SPLITS, cuts, cuts[1:], strict=False)}
+    parts = {name: order[begin:end] for name, (begin, end) in zip(SPLITS, pairwise(cuts), strict=True)}
     return {name: Subset(dataset, part) for name, part in parts.items() if part}
 
 
