@@ -156,6 +156,7 @@ def execute(
             train(context)
             if config["trainer"]["test"] and "test" in context.data.feeds:
                 test(context)
+            seconds = time.perf_counter() - begin
         except BaseException as error:
             context.error = error
             if isinstance(error, Terminated):
@@ -177,7 +178,7 @@ def execute(
         last=paths[-1] if paths else None,
         steps=context.state.step,
         work=context.state.work,
-        seconds=time.perf_counter() - begin,
+        seconds=seconds,
     )
     write_bytes(run_dir / RESULT, json.dumps(asdict(result), default=str, indent=1).encode())
     return result

@@ -98,7 +98,7 @@ def check(
         target = find(kind, section, key, imports)
     except ConfigError as error:
         return error.problems
-    label = section.get("name") or section["_target_"]
+    label = section.get("_target_") or section["name"]
     arguments = {name: value for name, value in section.items() if name not in _RESERVED}
     parameters = _parameters(target)
     # What a loss or metric function is called with later is not for the config to give.
@@ -169,7 +169,7 @@ def build(
     try:
         return target(**arguments)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{key}: {section.get('name') or section.get('_target_')}: {error}") from error
+        raise ConfigError(f"{key}: {section.get('_target_') or section.get('name')}: {error}") from error
 
 
 def _nested(kind: str, value: Any, key: str, imports: tuple[str, ...], offered: Mapping[str, Any]) -> Any:
