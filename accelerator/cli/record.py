@@ -49,6 +49,7 @@ class Record(Callback):
             self.config,
             unresolved=self.unresolved,
             overrides=self.overrides,
+            argv=["accelerator", "train", *self.overrides],
             tags={
                 "seed": self.config["seed"],
                 "engine": self.config["engine"].get("name"),
@@ -65,7 +66,7 @@ class Record(Callback):
             journal=journal,
             uri=tracking["uri"],
             experiment=tracking["experiment"],
-            run_name=tracking["run_name"],
+            run_name=tracking["run_name"] or self._name(),
         )
         self.tracker.start()
 
@@ -88,6 +89,11 @@ class Record(Callback):
                 f"send them later with: {sys.executable} -m accelerator.tracking.uploader {self.run_dir}",
                 file=sys.stderr,
             )
+
+    def _name(self) -> str:
+        """What the run is called when nobody named it; two runs may share it."""
+        model, data = (self.config[section] for section in ("model", "data"))
+        return " on ".join(part.get("name") or part["_target_"].rpartition(".")[2] for part in (model, data))
 
     def print_summary(self, result: Result) -> None:
         """The result's table, and where to look."""

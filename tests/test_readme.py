@@ -1,0 +1,106 @@
+"""Every command of the README runs as it stands there, on less data."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from accelerator.cli.app import main
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for language, block in BLOCKS
+    if not language
+    for line in block.splitlines()
+    if line.startswith("accelerator train")
+]
+SMALL = ["data.train=64", "data.val=16", "data.test=16", "data.grid=8"]
+
+
+def less(command):
+    """What makes a command quick, without changing what it shows."""
+    quick = ["engine.threads=1", "tracking=none", "trainer.max_epochs=1"]
+    return quick if "data=" in command or "experiment=" in command else quick + SMALL
+
+
+def write(name, text):
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_text(text)
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """The files the README tells the reader to write, and those it takes for granted."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    table = np.random.default_rng(0).normal(size=(60, 3))
+    np.savetxt("table.csv", table, delimiter=",", header="a,b,y", comments="")
+    for language, block in BLOCKS:
+        name = re.search(r"^# (\S+\.(?:py|yaml))", block, re.MULTILINE)
+        if language in ("python", "yaml") and name:
+            write(name.group(1), block)
+    write(
+        "my_models.py",
+        "from math import prod\nfrom torch import nn\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, input_shape, output_shape):\n"
+        "        super().__init__()\n"
+        "        self.map, self.shape = nn.Linear(prod(input_shape), prod(output_shape)), output_shape\n\n"
+        "    def forward(self, x):\n"
+        "        return self.map(x.flatten(1)).reshape(-1, *self.shape)\n",
+    )
+
+
+def test_there_are_commands_to_run():
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "resume=" not in c])
+def test_the_command_does_what_the_readme_says(command, capfd):
+    arguments = shlex.split(command)[1:]
+    looks = {"--help", "--explain", "--dry-run"} & set(arguments)
+    code = main([*arguments, *([] if "--help" in looks else less(command))])
+    printed = capfd.readouterr()
+    if "mpl" in command:
+        assert code == 3
+        told = [line.strip() for _, block in BLOCKS if "2 errors:" in block for line in block.splitlines()[2:]]
+        assert len(told) == 2
+        for line in told:
+            assert line in printed.err
+        return
+    assert code == 0, printed.err
+    if not looks:
+        jobs = 2 if "-m" in arguments else 1
+        assert printed.out.count("test/loss") == jobs
+
+
+def test_resume_goes_on_with_the_last_run(capfd):
+    (command,) = (c for c in COMMANDS if "resume=" in c)
+    assert main(["train", "model=mlp", *less("")]) == 0
+    capfd.readouterr()
+    assert main(shlex.split(command)[1:]) == 0
+    assert "resumed after step 2" in capfd.readouterr().out
+
+
+def test_the_experiment_the_readme_writes_is_found(capfd):
+    assert main(["train", "experiment=mine", "--dry-run", *less("")]) == 0
+    assert main(["train", "experiment=mine", "--cfg", "job", "-p", "optimizer"]) == 0
+    assert "lr: 0.003" in capfd.readouterr().out
+
+
+def test_python_does_what_the_readme_says():
+    import accelerator
+
+    call = re.search(r"accelerator\.train\((\[.*?\])\)", README)
+    assert call is not None
+    result = accelerator.train([*eval(call.group(1)), *less("")])
+    assert result.metrics["test/loss"] > 0
+    assert result.best is not None
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
