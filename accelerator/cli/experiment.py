@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from accelerator.runtime.run import Result
 
-# What the job raised: Hydra would print its own report of an exception it sees.
+# Which jobs Hydra has called, and what they raised: Hydra would print its own report of an exception it sees.
+_started: list[Path] = []
 _raised: list[BaseException] = []
 
 
@@ -92,6 +93,7 @@ def _act(options: argparse.Namespace, arguments: list[str]) -> int:
                 config = compose(arguments)
             _dry_run(config)
         else:
+            _started.clear()
             _raised.clear()
             launch(_job, arguments)
             if _raised:
@@ -105,13 +107,13 @@ def _act(options: argparse.Namespace, arguments: list[str]) -> int:
             return ConfigError.exit_code
         raise
     except OSError as error:
-        # Hydra makes the run directory; where it cannot, it says so in its own way.
-        if error.filename is not None and error.errno is not None and "hydra" in _raised_in(error):
-            raise RunDirectoryError(
-                f"cannot make the run directory {error.filename}: {error.strerror}; set hydra.run.dir to a folder "
-                "you may write to"
-            ) from error
-        raise
+        if _started:
+            raise
+        # Nothing has happened yet but Hydra making the run directory.
+        raise RunDirectoryError(
+            f"cannot make the run directory {error.filename}: {error.strerror}; set hydra.run.dir to a folder "
+            "you may write to"
+        ) from error
     return 0
 
 
@@ -123,8 +125,9 @@ def _job(config: DictConfig) -> float | None:
 
     hydra = HydraConfig.get()
     overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    _started.append(Path(hydra.runtime.output_dir))
     try:
-        result = run_job(config, Path(hydra.runtime.output_dir), overrides)
+        result = run_job(config, _started[-1], overrides)
     except BaseException as error:
         if hydra.mode is not RunMode.RUN:
             raise
@@ -245,10 +248,3 @@ def _removed_if_unused(run_dir: Path) -> Iterator[None]:
                     if parent.name in ("outputs", "multirun") or parent.parent.name in ("outputs", "multirun"):
                         os.rmdir(parent)
         raise
-
-
-def _raised_in(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return " ".join(Path(frame.filename).parent.name for frame in frames[-3:]) + " ".join(
-        part for frame in frames for part in Path(frame.filename).parts if part == "hydra"
-    )

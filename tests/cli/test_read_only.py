@@ -1,0 +1,56 @@
+"""Row B6: a folder that cannot be written is told before step 1."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SMALL = ["data.train=32", "data.val=8", "data.test=8", "data.grid=8", "model=mlp", "engine.threads=1", "tracking=none"]
+
+
+def train_on_read_only(folder, *arguments):
+    """Train with ``folder`` mounted read-only over itself, in a mount namespace of its own (root ignores permissions)."""
+    script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    command = [sys.executable, "-m", "accelerator", "train", *SMALL, *arguments]
+    return subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, folder, *command],
+        cwd=folder.parent,
+        env={**os.environ, "XDG_CACHE_HOME": str(folder.parent / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def locked(tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    probe = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip("this machine allows no mount namespaces")
+    return folder
+
+
+def test_b6_a_read_only_output_folder_is_told_before_step_1(locked):
+    done = train_on_read_only(locked, f"hydra.run.dir={locked}/run")
+    assert done.returncode == 3
+    assert f"cannot make the run directory {locked}/run" in done.stderr
+    assert "Read-only file system" in done.stderr
+    assert "hydra.run.dir" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "epoch" not in done.stdout
+
+
+def test_b6_an_existing_run_directory_that_is_read_only_is_told_too(locked):
+    done = train_on_read_only(locked, f"hydra.run.dir={locked}")
+    assert done.returncode == 3
+    assert f"cannot write the run directory {locked}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(locked):
+    done = train_on_read_only(locked, f"data.cache_dir={locked}", "trainer.max_epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert "test/loss" in done.stdout
