@@ -31,18 +31,18 @@ def train_command(arguments: list[str]) -> int:
     Returns:
         The exit code; see `accelerator.cli.app.main`.
     """
-    options, rest = _own_options(arguments)
-    if options.help:
-        from accelerator.cli.help import train_help
-
-        print(train_help())
-        return 0
-    rest += shlex.split(options.overrides)
+    debug = "--debug" in arguments
     try:
+        options, rest = _own_options(arguments)
+        if options.help:
+            from accelerator.cli.help import train_help
+
+            print(train_help())
+            return 0
         with _working_directory_importable():
             return _act(options, rest)
     except AcceleratorError as error:
-        _report(error, debug=options.debug)
+        _report(error, debug=debug)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nstopped at once; resume from the last checkpoint with: accelerator train resume=last", file=sys.stderr)
@@ -198,7 +198,11 @@ def _own_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--debug", action="store_true")
     parser.add_argument("--overrides", default="")
-    return parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        return options, rest + shlex.split(options.overrides)
+    except ValueError as error:
+        raise ConfigError(f"--overrides {options.overrides!r} cannot be split as a shell would: {error}") from error
 
 
 class _Parser(argparse.ArgumentParser):

@@ -52,6 +52,7 @@ CASES = {
     "nothing to resume": (["resume=last"], ["resume=last", "no run with a checkpoint"]),
     "no such file to resume": (["resume=nowhere"], ["resume=nowhere"]),
     "a monitor nobody measures": (["checkpoint.monitor=val/los", *SMALL], ["checkpoint.monitor=val/los", "val/loss"]),
+    "overrides that no shell could split": (["--overrides", "a='b"], ["--overrides", "No closing quotation"]),
     "unknown flag": (["--explian"], ["--explian"]),
 }
 

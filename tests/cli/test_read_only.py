@@ -10,7 +10,7 @@ SMALL = ["data.train=32", "data.val=8", "data.test=8", "data.grid=8", "model=mlp
 
 
 def train_on_read_only(folder, *arguments):
-    """Train with ``folder`` mounted read-only over itself, in a mount namespace of its own (root ignores permissions)."""
+    """Train with ``folder`` mounted read-only, in a mount namespace of its own: root ignores permissions."""
     script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
     command = [sys.executable, "-m", "accelerator", "train", *SMALL, *arguments]
     return subprocess.run(

@@ -1,7 +1,8 @@
 """Kills training runs with SIGKILL at random moments, resumes them, and compares with an uninterrupted one.
 
 Run as a script: torch is imported once, and every run is a fork of that process, so a kill is a real one and yet
-costs no start-up. Prints one JSON line: how many runs were killed, and how some of them differed (an empty list if none did).
+costs no start-up. Prints one JSON line: how many runs were killed, and how some of them differed (an empty list if
+none did).
 """
 
 import json
