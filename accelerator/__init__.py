@@ -6,9 +6,10 @@ from accelerator.utilities.base_registry import register
 
 if TYPE_CHECKING:
     from accelerator.cli.experiment import train
+    from accelerator.runtime.trained import load_model
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "register", "train"]
+__all__ = ["__version__", "load_model", "register", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from accelerator.cli.experiment import train
 
         return train
+    if name == "load_model":
+        from accelerator.runtime.trained import load_model
+
+        return load_model
     raise AttributeError(f"module 'accelerator' has no attribute '{name}'")

@@ -125,6 +125,7 @@ class Context:
             "model": self.levels[0].state_dict() if self.network is None else None,
             "network": None if self.network is None else self.network.state_dict(),
             "transforms": self.data.transforms.state_dict(),
+            "facts": self.data.facts,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "callbacks": self.callbacks.state_dict(),
