@@ -146,7 +146,7 @@ def run_job(config: DictConfig, run_dir: Path, overrides: Sequence[str]) -> Resu
     """
     from accelerator.cli.compose import plain
     from accelerator.cli.record import Record, git_commit
-    from accelerator.cli.resume import check_unchanged, recorded
+    from accelerator.cli.resume import check_unchanged, computing, recorded
     from accelerator.runtime.checkpoint.meta_handler import fingerprint
     from accelerator.runtime.run import check_config, execute
     from accelerator.runtime.run_directory import owned
@@ -165,7 +165,7 @@ def run_job(config: DictConfig, run_dir: Path, overrides: Sequence[str]) -> Resu
                 values,
                 run_dir,
                 resume=resume / "checkpoints" if in_place and resume is not None else resume,
-                fingerprint=fingerprint(values),
+                fingerprint=fingerprint(computing(values)),
                 commit=git_commit(),
                 callbacks={"record": record},
             )

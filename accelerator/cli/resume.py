@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
 from accelerator.errors import CheckpointError, ConfigError
@@ -29,16 +30,17 @@ def resolve(arguments: Sequence[str]) -> list[str]:
     Raises:
         CheckpointError: there is nothing to resume from.
     """
-    wanted = [a.split("=", 1)[1] for a in arguments if a.startswith("resume=")]
+    wanted = [a.split("=", 1)[1].strip("'\"") for a in arguments if a.startswith("resume=")]
     if not wanted or wanted[-1] in ("", "null"):
         return list(arguments)
     others = [a for a in arguments if not a.startswith("resume=")]
     source = _find(wanted[-1])
+    quoted = QuotedString(str(source), Quote.single).with_quotes()
     if source.is_file():
-        return [*others, f"resume={source}"]
-    recorded = source / OVERRIDES
-    before = list(OmegaConf.load(recorded)) if recorded.exists() else []
-    return [*map(str, before), *others, f"hydra.run.dir={source}", f"resume={source}"]
+        return [*others, f"resume={quoted}"]
+    kept = source / OVERRIDES
+    before = list(OmegaConf.load(kept)) if kept.exists() else []
+    return [*map(str, before), *others, f"hydra.run.dir={quoted}", f"resume={quoted}"]
 
 
 def recorded(overrides: Sequence[str]) -> list[str]:
@@ -56,11 +58,11 @@ def check_unchanged(config: dict[str, Any], unresolved: dict[str, Any], run_dir:
     if not path.exists():
         raise CheckpointError(f"{run_dir} holds no {CONFIG}: it is not a run's folder")
     # The recorded config has its secrets masked: compare like with like.
-    before, now = _flat(OmegaConf.to_container(OmegaConf.load(path))), _flat(masked(config, unresolved))
+    before, now = computing(OmegaConf.to_container(OmegaConf.load(path))), computing(masked(config, unresolved))
     changed = [
         f"{key} was {before.get(key, 'not set')}, is now {now.get(key, 'not set')}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key.split(".")[0] not in FREE_SECTIONS and key not in FREE_KEYS
+        if before.get(key) != now.get(key)
     ]
     if changed:
         raise ConfigError(
@@ -70,6 +72,15 @@ def check_unchanged(config: dict[str, Any], unresolved: dict[str, Any], run_dir:
                 f"resume={run_dir / CHECKPOINTS}/<name>.safetensors",
             ]
         )
+
+
+def computing(config: Any) -> dict[str, Any]:
+    """The values of a config that decide what is computed, by dotted key."""
+    return {
+        key: value
+        for key, value in _flat(config).items()
+        if key.split(".")[0] not in FREE_SECTIONS and key not in FREE_KEYS
+    }
 
 
 def _find(wanted: str) -> Path:

@@ -134,19 +134,20 @@ def execute(
         AcceleratorError: any of this package's errors. The user's own exceptions pass through unchanged, after
             their traceback was written to ``error.txt``.
     """
-    saved, own = None, CheckpointHandler(run_dir / CHECKPOINTS)
+    saved = meta = None
+    own = CheckpointHandler(run_dir / CHECKPOINTS)
     remove_temporary(own.directory)
     if resume is not None:
         handler = CheckpointHandler(resume if resume.is_dir() else resume.parent)
-        saved = handler.load_last()[0] if resume.is_dir() else handler.load(resume)[0]
+        saved, meta = handler.load_last()[:2] if resume.is_dir() else handler.load(resume)
     in_place = resume == own.directory
     if not in_place and own.paths():
         raise RunDirectoryError(
             f"{run_dir} holds an earlier run: go on with it (resume={run_dir}), or set hydra.run.dir to another folder"
         )
     context = build_context(config, run_dir, callbacks=callbacks, fingerprint=fingerprint, commit=commit)
-    if saved is not None:
-        context.load_state_dict(saved)
+    if saved is not None and meta is not None:
+        context.load_state_dict(saved, same_config=in_place or meta.fingerprint == fingerprint)
     truncate(run_dir / JOURNAL, saved["journal"] if saved is not None and in_place else 0)
     context.journal = Journal(run_dir / JOURNAL)
     begin = time.perf_counter()

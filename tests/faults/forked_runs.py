@@ -22,7 +22,6 @@ from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.run import check_config, dry_run, execute
 
-
 ERROR = Path(sys.argv[1]) / "error.txt"  # of the last fork that failed
 
 
@@ -114,9 +113,7 @@ def main(folder, kills, overrides):
                 os.kill(pid, signal.SIGKILL)
                 code, patience = finished(pid), patience * 0.8
         assert code == -signal.SIGKILL, ERROR.read_text()
-        assert finished(forked(lambda part=part: run(config, part))) == 0, Path(
-            "/tmp/forked_runs_error.txt"
-        ).read_text()
+        assert finished(forked(lambda part=part: run(config, part))) == 0, ERROR.read_text()
         state, points = outcome(part)
         if found := differences(state, expected_state) + ([] if points == expected_points else ["journal"]):
             different.append({"run": number, "differences": found[:5]})

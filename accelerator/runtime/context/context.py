@@ -133,8 +133,14 @@ class Context:
             "rng": rng_state(),
         }
 
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+    def load_state_dict(self, saved: Mapping[str, Any], *, same_config: bool = True) -> None:
         """Go back to where `state_dict` was taken.
+
+        Args:
+            saved: what `state_dict` returned.
+            same_config: go on to the last bit. Otherwise weights, counters and the optimizer's moments are taken, while
+                its options, the learning-rate schedule and the callbacks are this config's own, and a pass that was
+                begun is not gone on with.
 
         Raises:
             CheckpointError: the checkpoint is of another model, hierarchy, schedule or optimizer.
@@ -147,13 +153,18 @@ class Context:
             )
         self.level = self.stages[self.state.stage].level
         self.optimizer = self.make_optimizer(self.level)
-        try:
-            self.optimizer.load_state_dict(saved["optimizer"])
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint does not fit this run's optimizer: {error}") from error
-        self.scheduler.move_to(self.optimizer)
-        self.scheduler.load_state_dict(saved["scheduler"])
-        self.callbacks.load_state_dict(saved["callbacks"])
+        if same_config:
+            try:
+                self.optimizer.load_state_dict(saved["optimizer"])
+            except (KeyError, ValueError) as error:
+                raise CheckpointError(f"the checkpoint does not fit this run's optimizer: {error}") from error
+            self.scheduler.move_to(self.optimizer)
+            self.scheduler.load_state_dict(saved["scheduler"])
+            self.callbacks.load_state_dict(saved["callbacks"])
+        else:
+            take_moments(self.optimizer, saved["optimizer"])
+            self.scheduler.restart(self.optimizer, self.state.work)
+            self.state.epoch, self.state.batch = self.state.epoch + (self.state.batch > 0), 0
         self.bind()
         set_rng_state(saved["rng"])
 
@@ -167,6 +178,17 @@ class Context:
             self.data.transforms.load_state_dict(saved["transforms"])
         except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint does not fit this run's model: {error}") from error
+
+
+def take_moments(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Take an optimizer's saved state, but not its options; nothing if it was of another kind."""
+    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    theirs = [group.keys() - {"params", "initial_lr"} for group in saved["param_groups"]]
+    if [group.keys() for group in options] == theirs:
+        optimizer.load_state_dict(dict(saved))
+        for group, option in zip(optimizer.param_groups, options, strict=True):
+            group.pop("initial_lr", None)
+            group.update(option)
 
 
 def move(network: MultilevelNetwork, source: int, target: int) -> None:

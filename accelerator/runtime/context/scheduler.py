@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,6 +78,15 @@ class WorkScheduler:
         self.scheduler.load_state_dict(state)
         for group, values in zip(optimizer.param_groups, current, strict=True):
             group.update(values)
+
+    def restart(self, optimizer: Optimizer, work: float) -> None:
+        """Begin anew on an optimizer with fresh learning rates, and advance to the work done."""
+        self._ticks, self.next = 0, float(self._unit)
+        self._make(optimizer)
+        with warnings.catch_warnings():
+            # torch warns of a schedule that steps before its optimizer has.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self.advance(work)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
