@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import shutil
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,7 +41,7 @@ def train_command(arguments: list[str]) -> int:
 
             print(train_help())
             return 0
-        with _working_directory_importable():
+        with _working_directory_importable(), _notices_in_a_line():
             return _act(options, rest)
     except AcceleratorError as error:
         _report(error, debug=debug)
@@ -236,6 +238,23 @@ def _working_directory_importable() -> Iterator[None]:
     finally:
         with suppress(ValueError):
             sys.path.remove(here)
+
+
+@contextmanager
+def _notices_in_a_line() -> Iterator[None]:
+    """What the package, the domains and warnings have to say goes to stderr as plain sentences."""
+    handler = logging.StreamHandler()
+    loggers = [logging.getLogger(name) for name in ("accelerator", "domain")]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(handler)
 
 
 @contextmanager
