@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -14,7 +13,6 @@ from accelerator.errors import CheckpointError
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.context.component import build
 from accelerator.runtime.data.pipeline import Transforms, build_transforms
-from accelerator.runtime.engine.base import forward
 
 
 class TrainedModel(nn.Module):
@@ -29,9 +27,9 @@ class TrainedModel(nn.Module):
         super().__init__()
         self.network, self.transforms = network, transforms
 
-    def forward(self, inputs: Any) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         """Inputs as the data gives them, (B, …), to predictions in the targets' own units, (B, …)."""
-        return self.transforms.original(forward(self.network, self.transforms.evaluate(inputs)))
+        return self.transforms.original(self.network(self.transforms.evaluate(inputs)))
 
 
 def load_model(source: str | Path, device: str | torch.device = "cpu") -> TrainedModel:

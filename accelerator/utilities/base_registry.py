@@ -107,6 +107,10 @@ def registries() -> dict[str, Registry]:
     found = {kind: Registry(kind, NAMESPACES.get(kind)) for kind in KINDS}
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         for kind, members in import_module(entry.value).COMPONENTS.items():
+            if kind not in found:
+                raise ConfigError(
+                    f"{entry.value}.COMPONENTS: unknown kind of component '{kind}'{did_you_mean(kind, KINDS)}"
+                )
             for name, target in members.items():
                 found[kind].add(name, target)
     return found

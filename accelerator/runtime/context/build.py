@@ -22,7 +22,7 @@ from accelerator.runtime.context.context import Context, StagePlan, move
 from accelerator.runtime.context.scheduler import WorkScheduler
 from accelerator.runtime.data.feed import mix
 from accelerator.runtime.data.pipeline import Data, Transforms, build_data, build_transforms
-from accelerator.runtime.engine.base import Engine, Objective, forward
+from accelerator.runtime.engine.base import Engine, Objective
 from accelerator.runtime.metrics import Metric, build_metrics
 from accelerator.utilities.seed import rng_state, seed_everything, set_rng_state
 
@@ -62,7 +62,7 @@ def build_context(
     engine.prepare(model)
     loss = build("loss", config["loss"], "loss", imports=imports)
     objective = _objective(engine.prepare(loss) if isinstance(loss, nn.Module) else loss, transforms)
-    _check_fit(model, objective, data, engine)
+    _check_fit(model, objective, data)
 
     budget = trainer["max_epochs"] * data.train.batches
     if trainer["max_steps"] is not None:
@@ -145,15 +145,14 @@ def _objective(loss: Any, transforms: Transforms) -> Objective:
 
 
 @torch.no_grad()
-def _check_fit(model: nn.Module, objective: Objective, data: Data, engine: Engine) -> None:
+def _check_fit(model: nn.Module, objective: Objective, data: Data) -> None:
     """One batch through model and loss before anything is trained; no state of theirs changes."""
     inputs, targets = next(iter(data.train.epoch(0)))
-    inputs, targets = _to(inputs, engine.device), _to(targets, engine.device)
     training, rng = model.training, rng_state()
     model.eval()
     try:
         try:
-            prediction = forward(model, inputs)
+            prediction = model(inputs)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ConfigError(
                 f"the model {type(model).__name__} cannot take the data's inputs of shape {_shape(inputs)} "
@@ -169,14 +168,6 @@ def _check_fit(model: nn.Module, objective: Objective, data: Data, engine: Engin
     finally:
         model.train(training)
         set_rng_state(rng)
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: _to(item, device) for key, item in value.items()}
-    return tuple(_to(item, device) for item in value)
 
 
 def _shape(value: Any) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-Batch = tuple[Any, Any]
+Batch = tuple[Tensor, Tensor]  # inputs and targets, each with the batch dimension first
 
 # Rows are gathered this many bytes at a time: one index_select for many batches, and still in cache.
 _GATHER_BYTES = 4 << 20
@@ -155,7 +155,8 @@ class LoaderFeed:
         batches = iter(self._loader)
         torch.set_rng_state(state)
         for number, (inputs, targets) in enumerate(batches, start):
-            inputs, targets = self._place(inputs), self._place(targets)
+            inputs = inputs.to(self._device, non_blocking=True)
+            targets = targets.to(self._device, non_blocking=True)
             if self.transform is not None:
                 inputs = self.transform(inputs)
             if self.transform_targets is not None:
@@ -164,9 +165,6 @@ class LoaderFeed:
                 self._generator.manual_seed(mix(self.seed, epoch, number))
                 inputs = self.augment(inputs, self._generator)
             yield inputs, targets
-
-    def _place(self, value: Any) -> Any:
-        return value.to(self._device, non_blocking=True) if isinstance(value, Tensor) else value
 
 
 def permutation(size: int, seed: int, epoch: int) -> Tensor:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-Objective = Callable[[Any, Any], Tensor]
+from accelerator.runtime.data.feed import Batch
+
+Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 class Engine(Protocol):
     """Runs one optimizer step on a device.
 
+    A batch is (inputs, targets), two tensors with the batch dimension first; the feeds deliver them on the device.
     The loop calls ``forward_backward``, then the callbacks, then ``optimizer_step``, for each batch.
     """
 
@@ -28,7 +31,7 @@ class Engine(Protocol):
         """Train this network with this optimizer from now on (called at each change of level)."""
         ...
 
-    def forward_backward(self, batch: Any) -> Tensor:
+    def forward_backward(self, batch: Batch) -> Tensor:
         """Loss of a batch (0-dim, detached); its gradients are in ``.grad``."""
         ...
 
@@ -36,15 +39,6 @@ class Engine(Protocol):
         """Clip, step, and forget the gradients."""
         ...
 
-    def predict(self, batch: Any) -> tuple[Any, Any]:
+    def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Prediction of the bound network and target for a batch, on the device, without gradients."""
         ...
-
-
-def forward(model: nn.Module, inputs: Any) -> Any:
-    """Call a network on a tensor, on a tuple of positional or on a mapping of keyword inputs."""
-    if isinstance(inputs, Tensor):
-        return model(inputs)
-    if isinstance(inputs, dict):
-        return model(**inputs)
-    return model(*inputs)

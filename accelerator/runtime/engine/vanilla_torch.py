@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from accelerator.errors import ConfigError
-from accelerator.runtime.engine.base import Objective, forward
+from accelerator.runtime.data.feed import Batch
+from accelerator.runtime.engine.base import Objective
 
 
 class VanillaTorch:
@@ -26,7 +25,6 @@ class VanillaTorch:
 
     def __init__(self, device: str = "auto", threads: int | None = None, deterministic: bool = False) -> None:
         self.device = _device(device)
-        self._copies = self.device.type != "cpu"
         if threads is not None:
             if threads < 1:
                 raise ConfigError(f"engine.threads={threads}: expected at least 1, or null for torch's own choice")
@@ -43,10 +41,10 @@ class VanillaTorch:
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         optimizer.zero_grad()
 
-    def forward_backward(self, batch: Any) -> Tensor:
+    def forward_backward(self, batch: Batch) -> Tensor:
         """Loss of a batch (0-dim, detached); its gradients are in ``.grad``."""
-        inputs, targets = self._place(batch) if self._copies else batch
-        loss = self.objective(forward(self.model, inputs), targets)
+        inputs, targets = batch
+        loss = self.objective(self.model(inputs), targets)
         loss.backward()
         return loss.detach()
 
@@ -60,17 +58,10 @@ class VanillaTorch:
             parameter.grad = None
 
     @torch.no_grad()
-    def predict(self, batch: Any) -> tuple[Any, Any]:
+    def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Prediction of the bound network and target for a batch, without gradients."""
-        inputs, targets = self._place(batch) if self._copies else batch
-        return forward(self.model, inputs), targets
-
-    def _place(self, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(self.device, non_blocking=True)
-        if isinstance(value, dict):
-            return {key: self._place(item) for key, item in value.items()}
-        return tuple(self._place(item) for item in value)
+        inputs, targets = batch
+        return self.model(inputs), targets
 
 
 def _device(name: str) -> torch.device:
