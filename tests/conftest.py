@@ -13,7 +13,8 @@ torch.set_num_threads(1)
 
 TINY = [
     "imports=[toy_problem]",
-    "data={_target_: toy_problem.plane}",
+    "data=custom",
+    "data._target_=toy_problem.plane",
     "model=mlp",
     "model.hidden=[4]",
     "multilevel=single",
@@ -21,7 +22,7 @@ TINY = [
     "optimizer.lr=0.05",
     "scheduler=constant",
     "transform=none",
-    "metrics={}",
+    "~metrics.relative_l2",
     "tracking=none",
     "engine.threads=1",
     "loader.batch_size=8",

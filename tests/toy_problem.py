@@ -40,6 +40,13 @@ class Scale(nn.Module):
         return self.factor * x**self.power
 
 
+class Restless(Scale):
+    """Draws from the global generator whenever it is called."""
+
+    def forward(self, x):
+        return super().forward(x) + 0 * torch.rand(())
+
+
 class Wrapped(nn.Module):
     """Holds other components: nested in the config."""
 
@@ -54,7 +61,3 @@ def shifted_error(prediction, target, *, shift: float = 0.0):
 
 def refuse(value: int = 0):
     raise ValueError(f"value {value} will not do")
-
-
-def later(*args):
-    raise AssertionError("called")

@@ -1,0 +1,90 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+from run_outcomes import equal, last_state, points
+
+from accelerator.errors import ConfigError
+from accelerator.runtime.callbacks.early_stopping import EarlyStopping
+from accelerator.runtime.run import execute
+
+
+def stops_after(values, *, levels=None, **options):
+    """The number of the validation after which training ends; None if it does not."""
+    callback = EarlyStopping(**{"monitor": "val/x", **options})
+    for number, value in enumerate(values, 1):
+        context = SimpleNamespace(
+            level=0 if levels is None else levels[number - 1],
+            state=SimpleNamespace(metrics={"val/x": value}),
+            finish_early=False,
+        )
+        callback.validation_end(context)
+        if context.finish_early:
+            return number
+    return None
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "expected"),
+    [
+        ([3, 2, 1, 0], {"patience": 1}, None),
+        ([3, 2, 2], {"patience": 1}, 3),
+        ([3, 2, 2.5, 2.2, 2.1], {"patience": 3}, 5),
+        ([3, 2, 2.5, 1.9, 2, 2], {"patience": 2}, 6),
+        ([1, 2, 3, 3], {"patience": 1, "mode": "max"}, 4),
+        ([-1, -2], {"patience": 1, "mode": "max"}, 2),
+        ([3, 2.95, 2.8, 2.7], {"patience": 1, "min_delta": 0.1}, 2),
+        ([3, 2.8, 2.6], {"patience": 1, "min_delta": 0.1}, None),
+        ([math.nan, math.nan], {"patience": 2}, 2),
+        ([math.nan, 5, 4], {"patience": 2}, None),
+        ([1, math.nan], {"patience": 1}, 2),
+    ],
+)
+def test_it_ends_after_patience_validations_without_improvement(values, options, expected):
+    assert stops_after(values, **options) == expected
+
+
+def test_coarse_networks_are_not_waited_for():
+    assert stops_after([1, 5, 5, 5, 0.5, 0.6], levels=[1, 1, 1, 1, 0, 0], patience=1) == 6
+
+
+def test_a_metric_nobody_measures_is_told():
+    with pytest.raises(ConfigError, match=r"callbacks\.early_stopping\.monitor=val/xx — did you mean 'val/x'"):
+        stops_after([1], monitor="val/xx")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"mode": "least"}, "mode=least: expected min or max"), ({"patience": 0}, "patience=0")]
+)
+def test_settings_out_of_range_are_told(options, message):
+    with pytest.raises(ConfigError, match=message):
+        EarlyStopping(**options)
+
+
+def stagnant(tiny_config, **trainer):
+    """A run whose second validation is no better than its first: it learns nothing."""
+    return tiny_config(
+        optimizer={"name": "SGD", "lr": 0.0},
+        callbacks={"early_stopping": {"name": "early_stopping", "patience": 2}},
+        trainer={"max_epochs": 9, **trainer},
+    )
+
+
+def test_a_run_ends_early_is_saved_and_tested(tiny_config, tmp_path):
+    result = execute(stagnant(tiny_config), tmp_path)
+    assert result.steps == 9
+    assert [step for step, _ in points(tmp_path, "val/loss")] == [3, 6, 9]
+    assert "test/loss" in result.metrics
+    assert result.last.stem == "step-00000009"
+
+
+def test_waiting_goes_on_after_a_resume_and_a_run_that_had_stopped_stays_so(tiny_config, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    execute(stagnant(tiny_config), whole)
+    execute(stagnant(tiny_config, max_epochs=2), parts)
+    for _ in range(2):
+        assert execute(stagnant(tiny_config), parts, resume=parts / "checkpoints").steps == 9
+        ours, theirs = last_state(parts), last_state(whole)
+        assert ours["state"]["step"] == theirs["state"]["step"] == 9
+        assert equal(ours["callbacks"]["early_stopping"], theirs["callbacks"]["early_stopping"])
+        assert equal(ours["model"], theirs["model"])
