@@ -81,7 +81,8 @@ class WorkScheduler:
 
     def restart(self, optimizer: Optimizer, work: float) -> None:
         """Begin anew on an optimizer with fresh learning rates, and advance to the work done."""
-        self._ticks, self.next = 0, float(self._unit)
+        self._ticks = 0
+        self.next = self._due()
         self._make(optimizer)
         with warnings.catch_warnings():
             # torch warns of a schedule that steps before its optimizer has.

@@ -202,3 +202,19 @@ def test_mistakes_in_the_section_are_told(section, message):
         raise ConfigError(problems)
     with pytest.raises(ConfigError, match=message):
         ours(section, adam())
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("work", [0, 7, 10 - 1e-9, TOTAL - 1])
+def test_begun_anew_it_is_where_the_work_done_puts_it(case, work):
+    section, _ = CASES[case]
+    stepped, fresh, used = adam(), adam(), adam()
+    expected, scheduler = ours(section, stepped), ours(section, used)
+    for step in range(1, round(work) + 1):
+        stepped.step()
+        used.step()
+        expected.advance(step)
+        scheduler.advance(step)
+    scheduler.restart(fresh, work)
+    assert hyper(fresh) == hyper(stepped)
+    assert scheduler.next == expected.next
