@@ -63,8 +63,9 @@ def did_you_mean(word: str, known: Iterable[str], *, most: int = 3, show: int = 
         ``" — did you mean 'mlp'?"``, else ``" — choose from: a, b, …"``, else ``""``.
     """
     known = sorted(set(known))
-    if near := get_close_matches(word, known, n=most, cutoff=0.6):
-        return " — did you mean " + " or ".join(repr(name) for name in near) + "?"
+    folded = {name.lower(): name for name in known}
+    if near := get_close_matches(word.lower(), folded, n=most, cutoff=0.6):
+        return " — did you mean " + " or ".join(repr(folded[name]) for name in near) + "?"
     if not known or not show:
         return ""
     more = f", … ({len(known)} in all)" if len(known) > show else ""

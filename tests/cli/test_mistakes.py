@@ -44,7 +44,13 @@ CASES = {
         ["experiment=digits", "loss=mse"],
         ["(32, 10)", "(32,)"],
     ),
-    "target not allowed": (["model._target_=os.system"], ["'os' is not among the packages", "imports=[os]"]),
+    "target not allowed": (
+        ["model=custom", "model._target_=os.system"],
+        ["'os' is not among the packages", "imports=[os]"],
+    ),
+    "a name and a target": (["model._target_=torch.nn.Linear"], ["both a name", "model=custom"]),
+    "text for a number": (["optimizer.lr='5'"], ["optimizer.lr='5'", "valid number"]),
+    "another case of letters": (["optimizer.name=adamw"], ["unknown optimizer 'adamw'", "'AdamW'"]),
     "import that fails": (["imports=[no_such_package]"], ["no_such_package"]),
     "missing environment variable": (["optimizer.lr=${oc.env:NOT_SET_HERE}"], ["optimizer.lr", "NOT_SET_HERE"]),
     "a sweep without -m": (["optimizer.lr=0.1,0.2"], ["optimizer.lr=0.1,0.2", "--multirun"]),
@@ -101,6 +107,13 @@ def test_a_mistake_in_a_file_is_told_with_the_file(folder, capfd):
     assert main([*COMMON, "experiment=other"]) == 3
     assert "configs/experiment/other.yaml" in (printed := capfd.readouterr().err)
     assert "did you mean 'optimizer'" in printed
+
+
+def test_a_metric_of_several_numbers_is_told_at_the_first_validation(capfd):
+    arguments = ["experiment=digits", "model=mlp", "metrics.accuracy.average=none", "callbacks.progress=null"]
+    assert main([*COMMON, *arguments]) == 3
+    assert "metrics.accuracy is of shape (10,), not one number" in (printed := capfd.readouterr().err)
+    assert "Traceback" not in printed
 
 
 def test_debug_shows_the_traceback(capfd):

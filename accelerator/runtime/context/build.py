@@ -20,7 +20,7 @@ from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.context.component import build, present
 from accelerator.runtime.context.context import Context, StagePlan, move
 from accelerator.runtime.context.scheduler import WorkScheduler
-from accelerator.runtime.data.feed import mix
+from accelerator.runtime.data.feed import PAIRING, mix
 from accelerator.runtime.data.pipeline import Data, Transforms, build_data, build_transforms
 from accelerator.runtime.engine.base import Engine, Objective
 from accelerator.runtime.metrics import Metric, build_metrics
@@ -69,7 +69,7 @@ def build_context(
         budget = min(budget, trainer["max_steps"])
     method = build("multilevel", config["multilevel"], "multilevel", imports=imports)
     example = next(iter(data.train.epoch(0)))[0]
-    network = method.hierarchy(model, example, torch.Generator().manual_seed(mix(seed, 1)))
+    network = method.hierarchy(model, example, torch.Generator().manual_seed(mix(seed, PAIRING)))
     levels = [model] if network is None else list(network.levels)
     costs = [1.0] if network is None else list(network.costs)
     for level in levels[1:]:

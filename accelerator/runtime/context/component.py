@@ -70,6 +70,11 @@ def find(kind: str, section: Mapping[str, Any], key: str, imports: tuple[str, ..
         raise ConfigError(
             f"{key}._target_ is required: set {key}._target_=<package>.<module>.<Class>, and imports=[<package>]"
         )
+    if section.get("_target_") is not None and section.get("name") is not None:
+        raise ConfigError(
+            f"{key} has both a name ({section['name']}) and a _target_ ({section['_target_']}); choose one: "
+            f"{key}=custom holds a _target_ alone, {key}.name=null drops the name"
+        )
     if section.get("_target_") is not None:
         return _locate(str(section["_target_"]), key, imports)
     name = section.get("name")
@@ -253,7 +258,9 @@ def _types(target: Callable[..., Any]) -> dict[str, Any]:
 
 def _wrong_type(annotation: Any, value: Any) -> str | None:
     try:
-        TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+        # A list may stand for a tuple, but "5" is no number: what is checked here is passed on as it is.
+        adapter.validate_python(value, strict=isinstance(value, str | int | float))
     except ValidationError as error:
         first = error.errors()[0]
         return f"expected {_readable(annotation)}: {first['msg']}"

@@ -32,6 +32,10 @@ class Feed(Protocol):
         ...
 
 
+# What a seed is for comes second in `mix`, so that no two uses share one: SeedSequence takes [a] for [a, 0].
+ORDER, BATCH, SAMPLE, PAIRING = range(1, 5)
+
+
 def mix(*numbers: int) -> int:
     """One 63-bit seed from several integers, well spread (NumPy's SeedSequence)."""
     return int(np.random.SeedSequence([n & 0xFFFFFFFFFFFFFFFF for n in numbers]).generate_state(1, np.uint64)[0] >> 1)
@@ -89,7 +93,7 @@ class InMemoryFeed:
                 yield from zip(inputs.split(size), targets.split(size), strict=True)
                 continue
             for number, batch in enumerate(zip(inputs.split(size), targets.split(size), strict=True), start):
-                self._generator.manual_seed(mix(self.seed, epoch, number))
+                self._generator.manual_seed(mix(self.seed, BATCH, epoch, number))
                 yield self.augment(batch[0], self._generator), batch[1]
             start += -(-len(inputs) // size)
 
@@ -162,14 +166,14 @@ class LoaderFeed:
             if self.transform_targets is not None:
                 targets = self.transform_targets(targets)
             if self.augment is not None:
-                self._generator.manual_seed(mix(self.seed, epoch, number))
+                self._generator.manual_seed(mix(self.seed, BATCH, epoch, number))
                 inputs = self.augment(inputs, self._generator)
             yield inputs, targets
 
 
 def permutation(size: int, seed: int, epoch: int) -> Tensor:
     """The order of an epoch: a permutation of ``range(size)`` that depends on (seed, epoch) alone."""
-    return torch.randperm(size, generator=torch.Generator().manual_seed(mix(seed, epoch)))
+    return torch.randperm(size, generator=torch.Generator().manual_seed(mix(seed, ORDER, epoch)))
 
 
 def _count(size: int, batch_size: int, drop_last: bool) -> tuple[int, int]:
@@ -202,7 +206,7 @@ class _Seeded(Dataset[Any]):
     def __getitem__(self, key: tuple[int, int]) -> Any:
         epoch, index = key
         state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        seed = mix(self.seed, epoch, index)
+        seed = mix(self.seed, SAMPLE, epoch, index)
         random.seed(seed)
         np.random.seed(seed & 0xFFFFFFFF)
         torch.manual_seed(seed)

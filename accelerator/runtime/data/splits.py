@@ -63,8 +63,20 @@ def _of_data_module(module: Any) -> dict[str, Any]:
         module.setup("fit")
         module.setup("test")
     loaders = {"train": "train_dataloader", "val": "val_dataloader", "test": "test_dataloader"}
-    found = {split: getattr(module, method, None) for split, method in loaders.items()}
-    return {split: loader for split, method in found.items() if method and (loader := method()) is not None}
+    found = {}
+    for split, name in loaders.items():
+        if (method := getattr(module, name, None)) is None:
+            continue
+        try:
+            loader = method()
+        except Exception as error:
+            # Lightning's own class has all three methods; one that nobody wrote raises this.
+            if type(error).__name__ == "MisconfigurationException":
+                continue
+            raise
+        if loader is not None:
+            found[split] = loader
+    return found
 
 
 def _divide(dataset: Any, fractions: Sequence[float], seed: int) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from accelerator.errors import ConfigError
 from accelerator.runtime.metrics import Average
 from accelerator.runtime.signals import Terminated
 
@@ -43,4 +44,14 @@ def evaluate(context: Context, split: str) -> dict[str, float]:
     finally:
         model.train(training)
     measured = {"loss": loss, **context.metrics}
-    return {f"{split}/{name}": float(metric.compute()) for name, metric in measured.items()}
+    return {f"{split}/{name}": _number(name, metric.compute()) for name, metric in measured.items()}
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shape = f"of shape {tuple(value.shape)}" if hasattr(value, "shape") else f"a {type(value).__name__}"
+        raise ConfigError(
+            f"metrics.{name} is {shape}, not one number; for classes, an average (such as average=macro) gives one"
+        ) from error
