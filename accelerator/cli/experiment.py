@@ -125,9 +125,13 @@ def _job(config: DictConfig) -> float | None:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
+    from accelerator.cli.resume import recorded
+
     hydra = HydraConfig.get()
     overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     _started.append(Path(hydra.runtime.output_dir))
+    if hydra.mode is not RunMode.RUN:
+        print(f"job {hydra.job.num}: {shlex.join(recorded(overrides))}")
     try:
         result = run_job(config, _started[-1], overrides)
     except BaseException as error:
@@ -220,6 +224,9 @@ def _report(error: AcceleratorError, *, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
     problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+    if error.exit_code > 128:  # a signal, not an error
+        console.print(Text(str(error)))
+        return
     what = "error" if len(problems) == 1 else f"{len(problems)} errors"
     console.print(Text.assemble((f"{what}: ", "bold red"), problems[0] if len(problems) == 1 else ""))
     for problem in problems if len(problems) > 1 else ():

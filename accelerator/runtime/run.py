@@ -161,7 +161,7 @@ def execute(
         except BaseException as error:
             context.error = error
             if isinstance(error, Terminated):
-                error.args = (f"{error}; saved up to step {context.state.step:,}: go on with resume={run_dir}",)
+                error.args = (f"{error}; saved up to step {context.state.step:,}: go on with accelerator train resume={run_dir}",)
             if not isinstance(error, AcceleratorError | KeyboardInterrupt):
                 (run_dir / ERROR).write_text("".join(traceback.format_exception(error)))
             context.callbacks("failed", context)
