@@ -161,7 +161,8 @@ def execute(
         except BaseException as error:
             context.error = error
             if isinstance(error, Terminated):
-                error.args = (f"{error}; saved up to step {context.state.step:,}: go on with accelerator train resume={run_dir}",)
+                where = f"saved up to step {context.state.step:,}; go on with: accelerator train resume={run_dir}"
+                error.args = (f"{error}; {where}",)
             if not isinstance(error, AcceleratorError | KeyboardInterrupt):
                 (run_dir / ERROR).write_text("".join(traceback.format_exception(error)))
             context.callbacks("failed", context)
@@ -214,6 +215,3 @@ def dry_run(config: Mapping[str, Any]) -> Context:
             for metric in context.metrics.values():
                 metric.update(context.data.transforms.original(prediction), context.data.transforms.original(target))
     return context
-
-
-__all__ = ["Result", "Terminated", "check_config", "dry_run", "execute", "test"]

@@ -116,6 +116,22 @@ def test_a_metric_of_several_numbers_is_told_at_the_first_validation(capfd):
     assert "Traceback" not in printed
 
 
+def test_how_many_classes_there_are_is_asked_for_when_the_data_does_not_hold_them_in_memory(folder, capfd):
+    (folder / "on_disk.py").write_text(
+        "import torch\nfrom torch.utils.data import Dataset\n\n"
+        "class Labelled(Dataset):\n"
+        "    def __len__(self):\n        return 40\n\n"
+        "    def __getitem__(self, i):\n        return torch.full((4,), float(i)), i % 3\n"
+    )
+    arguments = [
+        *("model=mlp", "data=custom", "data._target_=on_disk.Labelled", "imports=[on_disk]", "transform=none"),
+        *("loss=cross_entropy", "metrics.relative_l2=null"),
+    ]
+    assert main([*COMMON, *arguments]) == 3
+    assert "model.output_shape is required by 'mlp'" in capfd.readouterr().err
+    assert main([*COMMON, *arguments, "model.output_shape=[3]"]) == 0
+
+
 def test_debug_shows_the_traceback(capfd):
     assert main([*COMMON, "--debug", "model.hiden=[3]"]) == 3
     assert "Traceback" in capfd.readouterr().err

@@ -114,14 +114,14 @@ class Data:
         feeds: by split; "train" is always there.
         transforms: fitted on the training split.
         input_shape: of one sample, without the batch dimension.
-        output_shape: of one target; (classes,) when targets are class indices.
+        output_shape: of one target; (classes,) when targets are class indices, None when nobody knows how many.
         classes: number of classes, or None.
     """
 
     feeds: dict[str, Feed]
     transforms: Transforms
     input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
+    output_shape: tuple[int, ...] | None
     classes: int | None = None
 
     @property
@@ -132,8 +132,8 @@ class Data:
     @property
     def facts(self) -> dict[str, Any]:
         """What a model or metric may be offered when its config leaves it open."""
-        facts: dict[str, Any] = {"input_shape": self.input_shape, "output_shape": self.output_shape}
-        return facts if self.classes is None else {**facts, "num_classes": self.classes}
+        facts = {"input_shape": self.input_shape, "output_shape": self.output_shape, "num_classes": self.classes}
+        return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def build_data(
@@ -201,8 +201,9 @@ def build_data(
             f"loader.batch_size={batch_size} with loader.drop_last=true: no batch is left"
         )
     inputs, targets = samples["train"]
-    classes = _classes(splits) if not targets.is_floating_point() and targets.dim() == 0 else None
-    output_shape = (classes,) if classes is not None else tuple(targets.shape)
+    labels = not targets.is_floating_point() and targets.dim() == 0
+    classes = _classes(splits) if labels else None
+    output_shape = tuple(targets.shape) if not labels else None if classes is None else (classes,)
     return Data(feeds, transforms, tuple(transforms.evaluate(inputs[None])[0].shape), output_shape, classes)
 
 

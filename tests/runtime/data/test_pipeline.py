@@ -213,7 +213,7 @@ def test_classes_are_one_more_than_the_largest_label_of_any_split():
 def test_classes_are_not_guessed_from_labels_that_are_not_in_memory():
     data = data_of({"train": Items(torch.zeros(4, 2), torch.arange(4))})
     assert data.classes is None
-    assert "num_classes" not in data.facts
+    assert data.facts == {"input_shape": (2,)}
 
 
 def test_numbers_for_targets_are_no_classes():
