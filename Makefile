@@ -46,9 +46,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) torch==2.13.0 -e .
+	@echo 'installing into $(VENV), a minute or two ...'
+	$(PIP) --quiet torch==2.13.0 -e .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) torch==2.13.0 -e '.[dev]'
+	@echo 'installing into $(VENV), a minute or two ...'
+	$(PIP) --quiet torch==2.13.0 -e '.[dev]'
 	@touch $(VENV)/.installed $@

@@ -6,6 +6,7 @@ Exit codes: 0 done · 1 a fault of ours or of the user's code · 3 the user's co
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -48,6 +49,14 @@ class RunDirectoryError(UserError):
 
 class NonFiniteLossError(AcceleratorError):
     """The training loss became NaN or infinite."""
+
+
+class Terminated(AcceleratorError):  # noqa: N818 - not an error of anybody's
+    """A signal asked the run to stop."""
+
+    def __init__(self, signal_name: str) -> None:
+        super().__init__(f"stopped by {signal_name}")
+        self.exit_code = 128 + signal.Signals[signal_name]
 
 
 def did_you_mean(word: str, known: Iterable[str], *, most: int = 3, show: int = 12) -> str:

@@ -15,12 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from accelerator.errors import AcceleratorError, ConfigError, RunDirectoryError, UserError
+from accelerator.errors import AcceleratorError, ConfigError, RunDirectoryError, Terminated, UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from accelerator.runtime.run import Result
+
+_FLAGS = ("--help", "--explain", "--dry-run", "--debug")
 
 # Which jobs Hydra has called, and what they raised: Hydra would print its own report of an exception it sees.
 _started: list[Path] = []
@@ -47,7 +49,7 @@ def train_command(arguments: list[str]) -> int:
         _report(error, debug=debug)
         return error.exit_code
     except KeyboardInterrupt:
-        print("\nstopped at once; resume from the last checkpoint with: accelerator train resume=last", file=sys.stderr)
+        print("stopped at once", file=sys.stderr)
         return 130
     except Exception as error:
         # A fault of ours or of the user's code: its traceback is what helps.
@@ -68,6 +70,8 @@ def train(overrides: Sequence[str] = ()) -> Result:
     from accelerator.cli.mistakes import diagnose
     from accelerator.cli.resume import resolve
 
+    if isinstance(overrides, str):
+        raise ConfigError(f"train({overrides!r}): expected a list of overrides, such as {overrides.split()!r}")
     arguments = resolve(list(overrides))
     try:
         with _working_directory_importable(), composer() as compose:
@@ -80,10 +84,13 @@ def train(overrides: Sequence[str] = ()) -> Result:
 
 
 def _act(options: argparse.Namespace, arguments: list[str]) -> int:
+    from yaml import YAMLError
+
     from accelerator.cli.compose import COMPOSITION_ERRORS, composer, launch
-    from accelerator.cli.mistakes import diagnose, located
+    from accelerator.cli.mistakes import check_flags, diagnose, located
     from accelerator.cli.resume import resolve
 
+    check_flags(arguments, list(_FLAGS))
     arguments = resolve(arguments)
     try:
         if options.explain:
@@ -102,11 +109,13 @@ def _act(options: argparse.Namespace, arguments: list[str]) -> int:
                 raise _raised[0]
     except COMPOSITION_ERRORS as error:
         raise diagnose(arguments, error) from error
+    except YAMLError as error:
+        raise ConfigError(f"a config file is not valid YAML: {' '.join(str(error).split())}") from error
     except ConfigError as error:
         raise located(error, arguments) from error
-    except SystemExit as error:
-        if error.code == 2:  # an unknown flag: argparse has said so
-            return ConfigError.exit_code
+    except SystemExit:
+        if _raised and isinstance(_raised[-1], Terminated):
+            raise _raised[-1] from None
         raise
     except OSError as error:
         if _started:
@@ -135,10 +144,13 @@ def _job(config: DictConfig) -> float | None:
     try:
         result = run_job(config, _started[-1], overrides)
     except BaseException as error:
-        if hydra.mode is not RunMode.RUN:
-            raise
         _raised.append(error)
-        return None
+        if hydra.mode is RunMode.RUN:
+            return None
+        if isinstance(error, Terminated):
+            # Hydra goes on with the next job after any Exception; a signal is meant for the sweep.
+            raise SystemExit(error.exit_code) from error
+        raise
     return result.metrics.get(config.checkpoint.monitor)
 
 
@@ -199,10 +211,9 @@ def _dry_run(config: DictConfig) -> None:
 
 def _own_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = _Parser(prog="accelerator train", add_help=False, allow_abbrev=False)
-    parser.add_argument("--help", "-h", action="store_true")
-    parser.add_argument("--explain", action="store_true")
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--debug", action="store_true")
+    for flag in _FLAGS:
+        parser.add_argument(flag, action="store_true")
+    parser.add_argument("-h", dest="help", action="store_true")
     parser.add_argument("--overrides", default="")
     options, rest = parser.parse_known_args(arguments)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from accelerator.cli.paths import packaged_configs
+from accelerator.utilities.base_registry import registry
 
 _HEAD = """usage: accelerator train [key=value | group=option ...] [flags]
 
@@ -13,7 +14,7 @@ Compose a run from YAML, check it, train it, test its best checkpoint, and keep 
 choose           model=mlp data=digits loss=cross_entropy     an option of a group (listed below)
 set              optimizer.lr=0.01 trainer.max_epochs=5       a value; any argument of the component may be set
 remove           ~callbacks.progress
-add              +callbacks.stop={name: early_stopping}
+add              callbacks.stop.name=early_stopping     (a name of your choice)
 continue         resume=last | <run directory> | <checkpoint file>
 
 flags
@@ -39,6 +40,9 @@ def train_help() -> str:
             group = path.parent.relative_to(root).as_posix()
             if group != ".":
                 options.setdefault(group.removeprefix("training_components/"), set()).add(path.stem)
+    # Components that are named inside a section rather than chosen as a group.
+    for kind in ("metric", "callback"):
+        options[f"{kind} names"] = set(registry(kind).names())
     width = max(map(len, options))
     rows = [f"  {group:<{width}}  {', '.join(sorted(options[group]))}" for group in sorted(options)]
     return "\n".join([_HEAD, *rows])

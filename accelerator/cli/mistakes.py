@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import (
@@ -61,6 +62,18 @@ def reason(error: BaseException) -> str:
     return f"{key}: {_first_line(error)}" if key else re.sub(r"\s*\n\s*", " · ", text)
 
 
+def check_flags(arguments: Sequence[str], ours: Sequence[str]) -> None:
+    """Compare the flags with Hydra's and ours.
+
+    Raises:
+        ConfigError: one of them is neither.
+    """
+    known = [*get_args_parser()._option_string_actions, *ours]
+    wrong = [a for a in arguments if a.startswith("-") and a.split("=")[0] not in known]
+    if wrong:
+        raise ConfigError(f"there is no flag {flag}{did_you_mean(flag, known, show=0)}" for flag in wrong)
+
+
 def located(error: ConfigError, arguments: Sequence[str]) -> ConfigError:
     """The same mistakes, each that does not come from the command line with the file that holds it."""
     from accelerator.cli.explain import source_of
@@ -75,7 +88,7 @@ def located(error: ConfigError, arguments: Sequence[str]) -> ConfigError:
     for problem in error.problems:
         key = re.match(r"[\w./]+", problem)
         file = where(key.group()) if key else ""
-        problems.append(f"{problem} (in {file})" if file and file != "command line" else problem)
+        problems.append(f"{problem} (in {file})" if file.startswith("configs/") or "/configs" in file else problem)
     return ConfigError(problems)
 
 
@@ -90,8 +103,16 @@ def _sentence(override: str, error: Exception, config: DictConfig) -> str:
     cause: BaseException = error
     while isinstance(cause.__cause__, OmegaConfBaseException):
         cause = cause.__cause__
-    if isinstance(error, MissingConfigException) and (options := group_options(group)):
-        return f"{key}={value}: no '{value}' in configs/{group}/{did_you_mean(value, options)}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        folder, _, wanted = str(error.missing_cfg_file).rpartition("/")
+        if options := group_options(folder):
+            holder = "" if (folder, wanted) == (group, value) else f" (named in configs/{group}/{value}.yaml)"
+            return f"{key}={value}: no '{wanted}' in configs/{folder}/{did_you_mean(wanted, options)}{holder}"
+    if "No earlier Group Default" in str(error):
+        return (
+            f"{override}: {reason(error)}; name a group by its whole path (override /training_components/loss: …) in a "
+            "file that starts with the line '# @package _global_'"
+        )
     if isinstance(cause, ValidationError):
         return f"{override}: {_first_line(cause)} (its type is declared in accelerator/cli/schema.py)"
     known = [*_dotted(plain(config, resolve=False)), *groups(), *aliases()]

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerator.errors import Terminated
 from accelerator.runtime.callbacks.base import Callback
-from accelerator.runtime.signals import Terminated
+from accelerator.runtime.checkpoint.meta_handler import read_meta
+from accelerator.runtime.run import ERROR
 from accelerator.tracking import bridge
 from accelerator.tracking.provenance import git_tags
 from accelerator.tracking.tracker import TrackedRun, Tracker
@@ -54,6 +56,7 @@ class Record(Callback):
                 "seed": self.config["seed"],
                 "engine": self.config["engine"].get("name"),
                 "schedule": self.config["multilevel"].get("name"),
+                "parameters": sum(p.numel() for p in context.levels[0].parameters()),
                 "run_dir": str(self.run_dir),
             },
         )
@@ -82,7 +85,12 @@ class Record(Callback):
                 journal.event("artifact", path=str(path), artifact_path="checkpoints")
         stopped = isinstance(error, Terminated | KeyboardInterrupt)
         status = "FINISHED" if error is None else "KILLED" if stopped else "FAILED"
+        if error is not None:
+            journal.event("tags", values={"error": f"{type(error).__name__}: {error}"[:1000]})
+            if (self.run_dir / ERROR).exists():
+                journal.event("artifact", path=str(self.run_dir / ERROR), artifact_path=None)
         self.tracked = self.tracker.finish(status, timeout=self.config["tracking"]["timeout"])
+        context.run_id = self.tracked.run_id
         if not self.tracked.uploaded:
             print(
                 f"record: {self.tracked.spooled_points} points spooled in {journal.path} ({self.tracked.error}); "
@@ -110,9 +118,13 @@ class Record(Callback):
         console.print(table)
         console.print(f"run directory    {_short(result.run_dir)}")
         if result.best is not None:
+            meta = read_meta(result.best)
+            monitor = self.config["checkpoint"]["monitor"]
             console.print(f"best checkpoint  {_short(result.best)}")
+            console.print(
+                f"                 step {meta.step:,}, {monitor} {meta.metrics[monitor]:.5g}: what test/… measured"
+            )
         if self.tracked is not None and self.tracked.run_id is not None:
-            result.run_id = self.tracked.run_id
             console.print(f"MLflow run       {self.tracked.run_id} in {self.tracked.uri}")
             if self.tracked.ui_command:
                 console.print(f"look at it       {self.tracked.ui_command}")

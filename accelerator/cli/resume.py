@@ -1,8 +1,8 @@
 """``resume=``: which run, from which checkpoint, and in which folder it goes on.
 
 A run directory (or ``last``: the newest one here) is continued in place, from its newest whole checkpoint, with the
-config it had. A checkpoint file (or ``best``: that of the newest run) starts a new run from there, with whatever
-config is asked for.
+config it had. A checkpoint file (or ``best``: that of the newest run) starts a new run from there, with the config of
+its run and whatever else is asked for.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def resolve(arguments: Sequence[str]) -> list[str]:
     others = [a for a in arguments if not a.startswith("resume=")]
     source = _find(wanted[-1])
     quoted = QuotedString(str(source), Quote.single).with_quotes()
-    if source.is_file():
-        return [*others, f"resume={quoted}"]
-    kept = source / OVERRIDES
+    kept = (source.parent.parent if source.is_file() else source) / OVERRIDES
     before = list(OmegaConf.load(kept)) if kept.exists() else []
+    if source.is_file():
+        return [*map(str, before), *others, f"resume={quoted}"]
     return [*map(str, before), *others, f"hydra.run.dir={quoted}", f"resume={quoted}"]
 
 

@@ -313,5 +313,7 @@ def _differences(own: Any, other: Any, where: str) -> Iterator[str]:
     elif isinstance(own, Tensor) and isinstance(other, Tensor):
         if own.shape != other.shape:
             yield f"{where[:-1]}: {list(own.shape)} here, {list(other.shape)} saved"
+    elif isinstance(own, dict | Tensor) or isinstance(other, dict | Tensor):
+        yield f"{where[:-1]}: {type(own).__name__} here, {type(other).__name__} saved"
     elif own != other:
         yield f"{where[:-1]}: {own!r} here, {other!r} saved"

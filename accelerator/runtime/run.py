@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerator.errors import AcceleratorError, ConfigError, RunDirectoryError, did_you_mean
+from accelerator.errors import AcceleratorError, ConfigError, RunDirectoryError, Terminated, did_you_mean
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.checkpoint.operation import remove_temporary, write_bytes
@@ -24,7 +24,7 @@ from accelerator.runtime.journal import Journal, truncate
 from accelerator.runtime.loop.evaluation import evaluate
 from accelerator.runtime.loop.train import train
 from accelerator.runtime.metrics import check_metrics
-from accelerator.runtime.signals import Terminated, stop_on_signals
+from accelerator.runtime.signals import stop_on_signals
 
 JOURNAL, RESULT, ERROR, CHECKPOINTS = "journal.jsonl", "result.json", "error.txt", "checkpoints"
 
@@ -181,6 +181,7 @@ def execute(
         steps=context.state.step,
         work=context.state.work,
         seconds=seconds,
+        run_id=context.run_id,
     )
     write_bytes(run_dir / RESULT, json.dumps(asdict(result), default=str, indent=1).encode())
     return result

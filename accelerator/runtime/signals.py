@@ -8,18 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from accelerator.errors import AcceleratorError
-
 if TYPE_CHECKING:
     from accelerator.runtime.context.context import Context
-
-
-class Terminated(AcceleratorError):  # noqa: N818 - not an error of anybody's
-    """A signal asked the run to stop."""
-
-    def __init__(self, signal_name: str) -> None:
-        super().__init__(f"stopped by {signal_name}")
-        self.exit_code = 128 + signal.Signals[signal_name]
 
 
 @contextmanager

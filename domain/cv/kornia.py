@@ -19,4 +19,4 @@ def kornia(submodule: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "kornia":
             raise
-        raise ConfigError("ssim and color_space need kornia: pip install 'accelerator-platform[cv]'") from error
+        raise ConfigError("ssim and color_space need kornia: pip install kornia") from error

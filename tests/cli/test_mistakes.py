@@ -59,7 +59,20 @@ CASES = {
     "no such file to resume": (["resume=nowhere"], ["resume=nowhere"]),
     "a monitor nobody measures": (["checkpoint.monitor=val/los", *SMALL], ["checkpoint.monitor=val/los", "val/loss"]),
     "overrides that no shell could split": (["--overrides", "a='b"], ["--overrides", "No closing quotation"]),
-    "unknown flag": (["--explian"], ["--explian"]),
+    "unknown flag": (["--explian"], ["--explian", "did you mean '--explain'"]),
+    "a metric that cannot compare": (
+        ["data=digits", "model=mlp", "metrics=field"],
+        ["metrics.relative_l2", "metrics="],
+    ),
+    "a monitor that is better the higher": (
+        [*SMALL, "metrics=regression", "metrics.mae=null", "checkpoint.monitor=val/r2"],
+        ["checkpoint.mode=min", "set checkpoint.mode=max"],
+    ),
+    "an experiment that is no YAML": (["experiment=broken"], ["not valid YAML", "broken.yaml"]),
+    "an experiment that names what is not there": (
+        ["experiment=stray"],
+        ["no 'mpl' in configs/model/", "'mlp'", "configs/experiment/stray.yaml"],
+    ),
 }
 
 
@@ -71,6 +84,10 @@ def folder(tmp_path, monkeypatch):
     np.savetxt("table.csv", table, delimiter=",", header="a,b", comments="")
     table[6, 0] = np.nan
     np.savetxt("holes.csv", table, delimiter=",", header="a,b", comments="")
+    experiments = tmp_path / "configs/experiment"
+    experiments.mkdir(parents=True)
+    (experiments / "broken.yaml").write_text("a:\n\t- [\n")
+    (experiments / "stray.yaml").write_text("# @package _global_\ndefaults:\n  - override /model: mpl\n")
     return tmp_path
 
 
@@ -98,7 +115,6 @@ def test_all_mistakes_are_told_together(capfd):
 
 def test_a_mistake_in_a_file_is_told_with_the_file(folder, capfd):
     experiments = folder / "configs" / "experiment"
-    experiments.mkdir(parents=True)
     (experiments / "mine.yaml").write_text("# @package _global_\nmodel: {hiden: [4]}\n")
     (experiments / "other.yaml").write_text("# @package _global_\noptmizer: {lr: 1}\n")
     assert main([*COMMON, "experiment=mine"]) == 3

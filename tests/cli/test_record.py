@@ -125,7 +125,11 @@ def test_a_killed_run_is_recorded_as_killed_and_resumes_in_place(folder):
     for line in process.stdout:
         if line.startswith("epoch"):
             break
-    time.sleep(4)  # the uploader has to have made the run
+    run_made = the_run(folder) / "tracking.state.json"
+    for _ in range(300):  # until the uploader has made the run
+        if run_made.exists() and json.loads(run_made.read_text())["run_id"]:
+            break
+        time.sleep(0.1)
     process.kill()
     process.communicate()
     for _ in range(100):

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from accelerator.errors import AcceleratorError
-from accelerator.runtime.signals import Terminated, stop_on_signals
+from accelerator.errors import AcceleratorError, Terminated
+from accelerator.runtime.signals import stop_on_signals
 
 
 def raised(number):

@@ -40,8 +40,7 @@ class FiniteLoss(Callback):
             rates = ", ".join(f"{group['lr']:.3g}" for group in context.optimizer.param_groups)
             raise NonFiniteLossError(
                 f"the loss is {loss.item()} at step {state.step} (batch {state.batch} of pass {state.epoch + 1}, "
-                f"learning rate {rates}); try a smaller optimizer.lr or trainer.clip_norm=1. "
-                "The checkpoints from before this step are whole."
+                f"learning rate {rates}); try a smaller optimizer.lr or trainer.clip_norm=1"
             )
 
 

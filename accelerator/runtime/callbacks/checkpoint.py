@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from accelerator.errors import Terminated
 from accelerator.runtime.callbacks.base import Callback
-from accelerator.runtime.signals import Terminated
 
 if TYPE_CHECKING:
     from accelerator.runtime.context.context import Context

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
-from accelerator.errors import ConfigError, did_you_mean
+from accelerator.errors import ConfigError
 from accelerator.runtime.callbacks.base import Callback
 
 if TYPE_CHECKING:
     from accelerator.runtime.context.context import Context
+
+
+log = logging.getLogger(__name__)
 
 
 class EarlyStopping(Callback):
@@ -43,17 +47,21 @@ class EarlyStopping(Callback):
         """Compare with the best so far; NaN counts as no improvement."""
         if context.level != 0:
             return
-        metrics = context.state.metrics
-        if self.monitor not in metrics:
-            known = [key for key in metrics if key.startswith("val/")]
-            raise ConfigError(f"callbacks.early_stopping.monitor={self.monitor}{did_you_mean(self.monitor, known)}")
-        value = metrics[self.monitor] if self.mode == "min" else -metrics[self.monitor]
+        value = context.state.metrics[self.monitor]
+        value = value if self.mode == "min" else -value
         if value < self.best - self.min_delta:
             self.best, self.waited = value, 0
         else:
             self.waited += 1
             if self.waited >= self.patience:
                 context.finish_early = True
+                log.info(
+                    "stopping early after step %d: %s was no better in %d validations than %.5g",
+                    context.state.step,
+                    self.monitor,
+                    self.waited,
+                    self.best if self.mode == "min" else -self.best,
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """Best value and validations waited."""

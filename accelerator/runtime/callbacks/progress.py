@@ -40,7 +40,9 @@ class Progress(Callback):
             f"{context.data.train.samples:,} training samples in {context.data.train.batches} batches"
         )
         if context.state.step:
-            self.console.print(f"resumed after step {context.state.step:,}, {self._where(context)}")
+            self.console.print(
+                f"resumed after step {context.state.step:,}, {self._where(context)}, in {context.run_dir}"
+            )
         if len(context.levels) > 1:
             plan = ", ".join(
                 f"{stage.steps} steps on level {stage.level} ({context.costs[stage.level]:.2f} WU each)"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from accelerator.errors import ConfigError, did_you_mean
 from accelerator.multilevel.schedule import steps_of
 from accelerator.runtime.callbacks.base import Callback
+from accelerator.runtime.callbacks.early_stopping import EarlyStopping
 from accelerator.runtime.callbacks.manager import CallbackManager
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.context.component import build, present
@@ -62,7 +63,8 @@ def build_context(
     engine.prepare(model)
     loss = build("loss", config["loss"], "loss", imports=imports)
     objective = _objective(engine.prepare(loss) if isinstance(loss, nn.Module) else loss, transforms)
-    _check_fit(model, objective, data)
+    metrics = build_metrics(config["metrics"], engine.device, imports, **data.facts)
+    _check_fit(model, objective, metrics, data)
 
     budget = trainer["max_epochs"] * data.train.batches
     if trainer["max_steps"] is not None:
@@ -77,8 +79,14 @@ def build_context(
     plan = list(method.stages(budget))
     stages = [StagePlan(stage.level, steps) for stage, steps in zip(plan, steps_of(plan, costs), strict=True)]
 
-    metrics = build_metrics(config["metrics"], engine.device, imports, **data.facts)
-    _check_monitor(config["checkpoint"]["monitor"], metrics, data)
+    hooks = {
+        name: build("callback", section, f"callbacks.{name}", imports=imports)
+        for name, section in present(config["callbacks"]).items()
+    } | dict(callbacks or {})
+    _check_monitor("checkpoint", config["checkpoint"]["monitor"], config["checkpoint"]["mode"], metrics, data)
+    for name, callback in hooks.items():
+        if isinstance(callback, EarlyStopping):
+            _check_monitor(f"callbacks.{name}", callback.monitor, callback.mode, metrics, data)
     context = Context(
         config=config,
         run_dir=run_dir,
@@ -90,13 +98,7 @@ def build_context(
         stages=stages,
         objective=objective,
         metrics=metrics,
-        callbacks=CallbackManager(
-            {
-                name: build("callback", section, f"callbacks.{name}", imports=imports)
-                for name, section in present(config["callbacks"]).items()
-            }
-            | dict(callbacks or {})
-        ),
+        callbacks=CallbackManager(hooks),
         checkpoints=None
         if run_dir is None
         else CheckpointHandler(
@@ -123,12 +125,18 @@ def build_context(
     return context
 
 
-def _check_monitor(monitor: str, metrics: Mapping[str, Metric], data: Data) -> None:
+def _check_monitor(key: str, monitor: str, mode: str, metrics: Mapping[str, Metric], data: Data) -> None:
     measured = [f"val/{name}" for name in ("loss", *metrics)]
     if "val" in data.feeds and monitor not in measured:
         raise ConfigError(
-            f"checkpoint.monitor={monitor}: validation measures {', '.join(measured)}"
+            f"{key}.monitor={monitor}: validation measures {', '.join(measured)}"
             f"{did_you_mean(monitor, measured, show=0)}"
+        )
+    better_up = getattr(metrics.get(monitor.removeprefix("val/")), "higher_is_better", None)
+    if better_up is not None and mode != (right := "max" if better_up else "min"):
+        raise ConfigError(
+            f"{key}.mode={mode}, but {monitor} is better the {'higher' if better_up else 'lower'} it is: "
+            f"set {key}.mode={right}"
         )
 
 
@@ -145,8 +153,8 @@ def _objective(loss: Any, transforms: Transforms) -> Objective:
 
 
 @torch.no_grad()
-def _check_fit(model: nn.Module, objective: Objective, data: Data) -> None:
-    """One batch through model and loss before anything is trained; no state of theirs changes."""
+def _check_fit(model: nn.Module, objective: Objective, metrics: Mapping[str, Metric], data: Data) -> None:
+    """One batch through model, loss and metrics before anything is trained; no state of theirs changes."""
     inputs, targets = next(iter(data.train.epoch(0)))
     training, rng = model.training, rng_state()
     model.eval()
@@ -158,13 +166,28 @@ def _check_fit(model: nn.Module, objective: Objective, data: Data) -> None:
                 f"the model {type(model).__name__} cannot take the data's inputs of shape {_shape(inputs)} "
                 f"(batch first): {error}"
             ) from error
+        if not isinstance(prediction, Tensor):
+            raise ConfigError(
+                f"the model {type(model).__name__} returned a {type(prediction).__name__}; expected one tensor"
+            )
         where = f"the model's predictions have shape {_shape(prediction)}, the data's targets {_shape(targets)}"
         try:
             value = objective(prediction, targets)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise ConfigError(f"the loss cannot compare them: {where} (batch first): {error}") from error
+            labels = "; for class labels: loss=cross_entropy" if not targets.is_floating_point() else ""
+            raise ConfigError(f"the loss cannot compare them: {where} (batch first): {error}{labels}") from error
         if not isinstance(value, Tensor) or value.dim() != 0:
             raise ConfigError(f"the loss must return one number, a 0-dim tensor; got {_shape(value)} ({where})")
+        original = data.transforms.original
+        for name, metric in metrics.items():
+            try:
+                metric.update(original(prediction), original(targets))
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise ConfigError(
+                    f"metrics.{name} cannot compare them: {where} (batch first): {error}; choose others "
+                    f"(metrics=regression, classification, field, none) or remove it: metrics.{name}=null"
+                ) from error
+            metric.reset()
     finally:
         model.train(training)
         set_rng_state(rng)

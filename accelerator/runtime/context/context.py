@@ -52,6 +52,7 @@ class Context:
         finish_early: set by a callback to end the training after the validation at hand.
         journal: where metrics go; opened once everything is built.
         error: the exception that ended it.
+        run_id: of the record in MLflow, once it is known.
     """
 
     config: Mapping[str, Any]
@@ -79,6 +80,7 @@ class Context:
     stop: str | None = None
     finish_early: bool = False
     error: BaseException | None = None
+    run_id: str | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -170,6 +172,13 @@ class Context:
 
     def load_weights(self, saved: Mapping[str, Any]) -> None:
         """Take the networks' weights and the transforms' statistics from a checkpoint's state."""
+        if (self.network is None) != (saved["network"] is None):
+            theirs, ours = (
+                ("one network", "a hierarchy") if self.network is not None else ("a hierarchy", "one network")
+            )
+            raise CheckpointError(
+                f"the checkpoint holds {theirs}, this run trains {ours}: give it the same multilevel=…"
+            )
         try:
             if self.network is None:
                 self.levels[0].load_state_dict(saved["model"])

@@ -217,10 +217,17 @@ def _sample(part: Split, name: str) -> tuple[Tensor, Tensor]:
     if not isinstance(sample, tuple | list) or len(sample) != 2:
         raise DataError(f"a sample of the {name} split is a {type(sample).__name__}; expected (input, target)")
     try:
-        return torch.as_tensor(sample[0]), torch.as_tensor(sample[1])
+        if any(isinstance(part, list | tuple) for part in sample):
+            raise TypeError("a batch of lists is no tensor")
+        inputs, targets = torch.as_tensor(sample[0]), torch.as_tensor(sample[1])
     except (TypeError, ValueError, RuntimeError) as error:
         kinds = " and ".join(type(part).__name__ for part in sample)
         raise DataError(f"a sample of the {name} split holds {kinds}; expected tensors, arrays or numbers") from error
+    if inputs.dtype is torch.float64:
+        raise DataError(
+            f"the inputs of the {name} split are float64, networks float32: return x.astype('float32') or x.float()"
+        )
+    return inputs, targets
 
 
 def _fit(transforms: Transforms, train: Split) -> None:

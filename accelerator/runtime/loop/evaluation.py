@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from accelerator.errors import ConfigError
+from accelerator.errors import ConfigError, Terminated
 from accelerator.runtime.metrics import Average
-from accelerator.runtime.signals import Terminated
 
 if TYPE_CHECKING:
     from accelerator.runtime.context.context import Context

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from accelerator.errors import DataError
+from accelerator.errors import DataError, Terminated
 from accelerator.runtime.loop.evaluation import evaluate
-from accelerator.runtime.signals import Terminated
 
 if TYPE_CHECKING:
     from accelerator.runtime.context.context import Context

@@ -62,8 +62,9 @@ def relative_l2(prediction: Tensor, target: Tensor, eps: float = 1e-8) -> Tensor
     """
     if prediction.shape != target.shape:
         raise _shapes_differ("relative_l2", prediction, target)
-    error = (prediction - target).flatten(1).norm(dim=1)
-    return (error / (target.flatten(1).norm(dim=1) + eps)).mean()
+    samples = (len(target), -1)  # a sample may be a single number, without dimensions
+    error = (prediction - target).reshape(samples).norm(dim=1)
+    return (error / (target.reshape(samples).norm(dim=1) + eps)).mean()
 
 
 def _shapes_differ(loss: str, prediction: Tensor, target: Tensor) -> ValueError:

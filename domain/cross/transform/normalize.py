@@ -52,7 +52,7 @@ class Normalize(nn.Module):
         if not x.is_floating_point():
             raise ValueError(
                 f"normalize needs floating-point data, not {str(x.dtype)[6:]}: class labels are not to be normalised; "
-                "remove normalize from transform.target"
+                "use transform=normalize_input or transform=none"
             )
         if x.shape[0] == 0:
             raise ValueError(f"normalize cannot be fitted to no samples (shape {tuple(x.shape)})")

@@ -63,7 +63,7 @@ def test_statistics_of_a_channel_serve_every_resolution():
 
 
 def test_class_labels_are_not_normalised():
-    with pytest.raises(ValueError, match=r"not int64: class labels .* remove normalize from transform.target"):
+    with pytest.raises(ValueError, match=r"not int64: class labels .* use transform=normalize_input"):
         Normalize().fit(torch.tensor([0, 1, 2]))
 
 

@@ -4,12 +4,11 @@ from types import SimpleNamespace
 import pytest
 from run_outcomes import At, equal, last_state, points, saved_steps, send
 
-from accelerator.errors import ConfigError
+from accelerator.errors import ConfigError, Terminated
 from accelerator.runtime.callbacks.checkpoint import CheckpointCallback
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.context.training import TrainingState
 from accelerator.runtime.run import check_config, execute
-from accelerator.runtime.signals import Terminated
 
 KEEP_ALL = {"keep": 1000}
 

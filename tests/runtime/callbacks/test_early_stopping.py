@@ -6,6 +6,7 @@ from run_outcomes import equal, last_state, points
 
 from accelerator.errors import ConfigError
 from accelerator.runtime.callbacks.early_stopping import EarlyStopping
+from accelerator.runtime.context.build import build_context
 from accelerator.runtime.run import execute
 
 
@@ -15,7 +16,7 @@ def stops_after(values, *, levels=None, **options):
     for number, value in enumerate(values, 1):
         context = SimpleNamespace(
             level=0 if levels is None else levels[number - 1],
-            state=SimpleNamespace(metrics={"val/x": value}),
+            state=SimpleNamespace(metrics={"val/x": value}, step=number),
             finish_early=False,
         )
         callback.validation_end(context)
@@ -48,9 +49,22 @@ def test_coarse_networks_are_not_waited_for():
     assert stops_after([1, 5, 5, 5, 0.5, 0.6], levels=[1, 1, 1, 1, 0, 0], patience=1) == 6
 
 
-def test_a_metric_nobody_measures_is_told():
-    with pytest.raises(ConfigError, match=r"callbacks\.early_stopping\.monitor=val/xx — did you mean 'val/x'"):
-        stops_after([1], monitor="val/xx")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"monitor": "val/los"}, r"callbacks\.mine\.monitor=val/los.*did you mean 'val/loss'"),
+        (
+            {"monitor": "val/r2"},
+            r"callbacks\.mine\.mode=min, but val/r2 is better the higher.*set callbacks.mine.mode=max",
+        ),
+    ],
+)
+def test_what_it_watches_is_checked_before_the_first_step(tiny_config, options, message):
+    config = tiny_config(
+        metrics={"r2": {"name": "r2"}}, callbacks={"mine": {"name": "early_stopping", "patience": 2, **options}}
+    )
+    with pytest.raises(ConfigError, match=message):
+        build_context(config, None)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ from run_outcomes import send
 from torch import nn
 from toy_problem import plane
 
+from accelerator.errors import Terminated
 from accelerator.runtime.context.build import build_context
 from accelerator.runtime.loop.evaluation import evaluate
-from accelerator.runtime.signals import Terminated, stop_on_signals
+from accelerator.runtime.signals import stop_on_signals
 
 SQUARED = {"_target_": "toy_problem.shifted_error", "shift": 0.0}
 
