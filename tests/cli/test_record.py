@@ -61,11 +61,29 @@ def test_a_finished_run_is_recorded_whole(folder, capsys):
     ]
     result = json.loads((run_dir / "result.json").read_text())
     assert checkpoint.split("/")[1] == result["best"].split("/")[-1]
+    assert result["run_id"] == run.info.run_id
+    assert run.data.tags["parameters"] == "10432"
     assert run.data.metrics["test/loss"] == pytest.approx(result["metrics"]["test/loss"])
 
     printed = capsys.readouterr().out
     for words in ("test/relative_l2", "best checkpoint", run.info.run_id, "mlflow ui --backend-store-uri sqlite:///"):
         assert words in printed
+
+
+def test_one_signal_ends_a_whole_sweep(folder):
+    command = [sys.executable, "-m", "accelerator", "train", "-m", *SMALL[:-2], "tracking=none"]
+    process = subprocess.Popen(
+        [*command, "trainer.max_epochs=100000", "seed=0,1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "job 1" not in printed
+    assert "saved up to step" in errors
 
 
 def test_python_gives_the_result_the_command_prints(folder):
@@ -89,6 +107,7 @@ def test_a_run_that_fails_is_recorded_as_failed(folder, capsys):
     assert "Traceback" not in printed
     _, run = recorded(folder)
     assert run.info.status == "FAILED"
+    assert "NonFiniteLossError: the loss is" in run.data.tags["error"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

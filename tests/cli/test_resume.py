@@ -59,6 +59,20 @@ def test_a_checkpoint_file_starts_a_new_run_with_any_config(run, capsys):
     assert rates == {4: pytest.approx(0.125), 6: pytest.approx(0.0)}
 
 
+def test_a_checkpoint_file_brings_the_config_of_its_run(run, capsys):
+    run_dir, whole = run
+    (file,) = (run_dir / "checkpoints").glob("*.safetensors")
+    assert main(["train", f"resume='{file}'", "tracking=none"]) == 0
+    assert "mlp: 10,432 parameters" in capsys.readouterr().out
+    (new,) = set(run_dir.parent.iterdir()) - {run_dir}
+    assert json.loads((new / "result.json").read_text())["metrics"] == whole
+
+
+def test_another_optimizer_goes_on_without_the_old_ones_moments(run):
+    (file,) = (run[0] / "checkpoints").glob("*.safetensors")
+    assert main(["train", f"resume='{file}'", "optimizer=sgd", "optimizer.lr=0.01"]) == 0
+
+
 def test_a_resumed_run_can_be_resumed_again(run):
     run_dir, whole = run
     assert main(["train", "resume=last"]) == 0
