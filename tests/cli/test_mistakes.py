@@ -1,5 +1,7 @@
 """A mistake of the user: one clear message with key, value and remedy; exit 3; no traceback; nothing left behind."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -146,6 +148,49 @@ def test_how_many_classes_there_are_is_asked_for_when_the_data_does_not_hold_the
     assert main([*COMMON, *arguments]) == 3
     assert "model.output_shape is required by 'mlp'" in capfd.readouterr().err
     assert main([*COMMON, *arguments, "model.output_shape=[3]"]) == 0
+
+
+USERS_CODE = """
+import numpy as np, torch
+
+class Two(torch.nn.Module):
+    def __init__(self, output_shape):
+        super().__init__()
+        self.map = torch.nn.Linear(32, 64)
+
+    def forward(self, x):
+        return self.map(x), x
+
+class Lists(torch.utils.data.Dataset):
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        return [1.0, 2.0], torch.ones(1)
+
+class Doubles(Lists):
+    def __getitem__(self, i):
+        return np.ones(2), np.ones(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (
+            [*SMALL[:-1], "model=custom", "model._target_=theirs.Two", "multilevel=single"],
+            "Two returned a tuple; expected",
+        ),
+        (["model=mlp", "data=custom", "data._target_=theirs.Lists"], "holds list and Tensor; expected tensors"),
+        (["model=mlp", "data=custom", "data._target_=theirs.Doubles"], "are float64, networks float32"),
+    ],
+)
+def test_what_the_users_own_code_returns_is_looked_at_before_step_1(folder, capfd, arguments, fragment):
+    (folder / "theirs.py").write_text(USERS_CODE)
+    sys.modules.pop("theirs", None)
+    assert main([*COMMON, "imports=[theirs]", *arguments]) == 3
+    assert fragment in (printed := capfd.readouterr().err)
+    assert "Traceback" not in printed
 
 
 def test_debug_shows_the_traceback(capfd):
