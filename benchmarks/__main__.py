@@ -17,6 +17,7 @@ SECTIONS = {
     "startup": "Start-up",
     "step": "A training step",
     "default_run": "The default experiment",
+    "cascade": "A cascade against plain training",
 }
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks

@@ -43,7 +43,7 @@ class Clock(Callback):
         self.seconds = time.perf_counter() - self.begin
 
 
-def run(rounds: int = 9) -> str:
+def run(rounds: int = 15) -> str:
     """The section of the report, as Markdown."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
@@ -103,7 +103,7 @@ def _platform(data: Path, run_dir: Path, overrides: tuple[str, ...]) -> float:
     overrides = (
         *("data=arrays", f"data.path={{train: {data}/train.npz, val: {data}/val.npz, test: {data}/test.npz}}"),
         *("data.inputs=x", "data.targets=y", "model=mlp", "model.hidden=[64]", "model.activation=relu"),
-        *("loss=cross_entropy", "transform=none", "~metrics.relative_l2", "scheduler=constant", "trainer.test=false"),
+        *("loss=cross_entropy", "transform=none", "metrics=none", "scheduler=constant", "trainer.test=false"),
         *(f"loader.batch_size={BATCH}", f"trainer.max_epochs={EPOCHS}", "engine.threads=1"),
         *(f"tracking.uri=sqlite:///{data}/mlflow.db", *overrides),
     )
