@@ -163,28 +163,29 @@ def run_job(config: DictConfig, run_dir: Path, overrides: Sequence[str]) -> Resu
         overrides: what it was composed with, for the record.
     """
     from accelerator.cli.compose import plain
-    from accelerator.cli.record import Record, git_commit
+    from accelerator.cli.record import Record
     from accelerator.cli.resume import check_unchanged, computing, recorded
     from accelerator.runtime.checkpoint.meta_handler import fingerprint
     from accelerator.runtime.run import check_config, execute
-    from accelerator.runtime.run_directory import owned
+    from accelerator.runtime.run_directory import CHECKPOINTS, owned
+    from accelerator.tracking.provenance import git_tags
 
     with _removed_if_unused(run_dir):
-        values = plain(config)
+        values, unresolved = plain(config), plain(config, resolve=False)
         check_config(values)
         resume = Path(values["resume"]) if values["resume"] else None
         in_place = resume is not None and resume.is_dir()
         with owned(run_dir):
             if in_place:
-                check_unchanged(values, plain(config, resolve=False), run_dir)
-            record = Record(values, plain(config, resolve=False), run_dir, recorded(overrides))
+                check_unchanged(values, unresolved, run_dir)
+            record = Record(values, unresolved, run_dir, recorded(overrides))
             assert resume is None or resume.is_absolute()
             result = execute(
                 values,
                 run_dir,
-                resume=resume / "checkpoints" if in_place and resume is not None else resume,
+                resume=resume / CHECKPOINTS if in_place and resume is not None else resume,
                 fingerprint=fingerprint(computing(values)),
-                commit=git_commit(),
+                commit=git_tags().get("git.commit"),
                 callbacks={"record": record},
             )
     record.print_summary(result)

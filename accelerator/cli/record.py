@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from accelerator.errors import Terminated
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.checkpoint.meta_handler import read_meta
-from accelerator.runtime.run import ERROR
+from accelerator.runtime.run_directory import CHECKPOINTS, ERROR
 from accelerator.tracking import bridge
-from accelerator.tracking.provenance import git_tags
 from accelerator.tracking.tracker import TrackedRun, Tracker
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ class Record(Callback):
         best = checkpoints.best() if checkpoints is not None else None
         if best is not None and error is None:
             for path in (best, best.with_suffix(".json")):
-                journal.event("artifact", path=str(path), artifact_path="checkpoints")
+                journal.event("artifact", path=str(path), artifact_path=CHECKPOINTS)
         stopped = isinstance(error, Terminated | KeyboardInterrupt)
         status = "FINISHED" if error is None else "KILLED" if stopped else "FAILED"
         if error is not None:
@@ -129,12 +128,6 @@ class Record(Callback):
             if self.tracked.ui_command:
                 console.print(f"look at it       {self.tracked.ui_command}")
                 console.print(f"                 {self.tracked.link}")
-
-
-def git_commit() -> str | None:
-    """The commit the working directory's repository is at."""
-    tags = git_tags()
-    return next((value for key, value in tags.items() if key.endswith("commit")), None)
 
 
 def _short(path: Path) -> str:

@@ -15,9 +15,8 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
 from accelerator.errors import CheckpointError, ConfigError
+from accelerator.runtime.run_directory import CHECKPOINTS, CONFIG, OVERRIDES
 from accelerator.tracking.masking import masked
-
-CONFIG, OVERRIDES, CHECKPOINTS = "config.yaml", "overrides.yaml", "checkpoints"
 
 # What may differ when a run goes on in place: none of it changes what is computed.
 FREE_SECTIONS = frozenset({"tracking", "callbacks", "checkpoint", "engine", "resume", "vars", "metrics"})

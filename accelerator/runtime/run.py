@@ -24,9 +24,8 @@ from accelerator.runtime.journal import Journal, truncate
 from accelerator.runtime.loop.evaluation import evaluate
 from accelerator.runtime.loop.train import train
 from accelerator.runtime.metrics import check_metrics
+from accelerator.runtime.run_directory import CHECKPOINTS, ERROR, JOURNAL, RESULT
 from accelerator.runtime.signals import stop_on_signals
-
-JOURNAL, RESULT, ERROR, CHECKPOINTS = "journal.jsonl", "result.json", "error.txt", "checkpoints"
 
 _POSITIVE = (
     ("trainer", "max_epochs"),

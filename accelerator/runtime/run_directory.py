@@ -13,6 +13,10 @@ from filelock import FileLock, Timeout
 
 from accelerator.errors import RunDirectoryError
 
+# What stands in it.
+CHECKPOINTS, CONFIG, OVERRIDES = "checkpoints", "config.yaml", "overrides.yaml"
+JOURNAL, RESULT, ERROR = "journal.jsonl", "result.json", "error.txt"
+
 
 @contextmanager
 def owned(directory: Path) -> Iterator[Path]:

@@ -13,6 +13,7 @@ from accelerator.errors import CheckpointError
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.context.component import build
 from accelerator.runtime.data.pipeline import Transforms, build_transforms
+from accelerator.runtime.run_directory import CHECKPOINTS, CONFIG
 
 
 class TrainedModel(nn.Module):
@@ -50,12 +51,12 @@ def load_model(source: str | Path, device: str | torch.device = "cpu") -> Traine
     """
     path = Path(source)
     run_dir = path.parent.parent if path.is_file() else path
-    config_file = run_dir / "config.yaml"
+    config_file = run_dir / CONFIG
     if not config_file.is_file():
         raise CheckpointError(f"{source} is no run directory and no checkpoint in one: there is no {config_file}")
     config = yaml.safe_load(config_file.read_text())
     section = config["checkpoint"]
-    handler = CheckpointHandler(run_dir / "checkpoints", monitor=section["monitor"], mode=section["mode"])
+    handler = CheckpointHandler(run_dir / CHECKPOINTS, monitor=section["monitor"], mode=section["mode"])
     if path.is_file():
         saved, meta = handler.load(path)
     elif best := handler.best():

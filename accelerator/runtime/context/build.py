@@ -21,10 +21,11 @@ from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.context.component import build, present
 from accelerator.runtime.context.context import Context, StagePlan, move
 from accelerator.runtime.context.scheduler import WorkScheduler
-from accelerator.runtime.data.feed import PAIRING, mix
+from accelerator.runtime.data.feed import PAIRING, Batch, mix
 from accelerator.runtime.data.pipeline import Data, Transforms, build_data, build_transforms
 from accelerator.runtime.engine.base import Engine, Objective
 from accelerator.runtime.metrics import Metric, build_metrics
+from accelerator.runtime.run_directory import CHECKPOINTS
 from accelerator.utilities.seed import rng_state, seed_everything, set_rng_state
 
 
@@ -64,14 +65,14 @@ def build_context(
     loss = build("loss", config["loss"], "loss", imports=imports)
     objective = _objective(engine.prepare(loss) if isinstance(loss, nn.Module) else loss, transforms)
     metrics = build_metrics(config["metrics"], engine.device, imports, **data.facts)
-    _check_fit(model, objective, metrics, data)
+    batch = next(iter(data.train.epoch(0)))
+    _check_fit(model, objective, metrics, batch, data.transforms)
 
     budget = trainer["max_epochs"] * data.train.batches
     if trainer["max_steps"] is not None:
         budget = min(budget, trainer["max_steps"])
     method = build("multilevel", config["multilevel"], "multilevel", imports=imports)
-    example = next(iter(data.train.epoch(0)))[0]
-    network = method.hierarchy(model, example, torch.Generator().manual_seed(mix(seed, PAIRING)))
+    network = method.hierarchy(model, batch[0], torch.Generator().manual_seed(mix(seed, PAIRING)))
     levels = [model] if network is None else list(network.levels)
     costs = [1.0] if network is None else list(network.costs)
     for level in levels[1:]:
@@ -102,7 +103,7 @@ def build_context(
         checkpoints=None
         if run_dir is None
         else CheckpointHandler(
-            run_dir / "checkpoints",
+            run_dir / CHECKPOINTS,
             **{key: config["checkpoint"][key] for key in ("monitor", "mode", "keep")},
         ),
         level=stages[0].level,
@@ -153,9 +154,11 @@ def _objective(loss: Any, transforms: Transforms) -> Objective:
 
 
 @torch.no_grad()
-def _check_fit(model: nn.Module, objective: Objective, metrics: Mapping[str, Metric], data: Data) -> None:
+def _check_fit(
+    model: nn.Module, objective: Objective, metrics: Mapping[str, Metric], batch: Batch, transforms: Transforms
+) -> None:
     """One batch through model, loss and metrics before anything is trained; no state of theirs changes."""
-    inputs, targets = next(iter(data.train.epoch(0)))
+    inputs, targets = batch
     training, rng = model.training, rng_state()
     model.eval()
     try:
@@ -178,7 +181,7 @@ def _check_fit(model: nn.Module, objective: Objective, metrics: Mapping[str, Met
             raise ConfigError(f"the loss cannot compare them: {where} (batch first): {error}{labels}") from error
         if not isinstance(value, Tensor) or value.dim() != 0:
             raise ConfigError(f"the loss must return one number, a 0-dim tensor; got {_shape(value)} ({where})")
-        original = data.transforms.original
+        original = transforms.original
         for name, metric in metrics.items():
             try:
                 metric.update(original(prediction), original(targets))
