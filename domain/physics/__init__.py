@@ -2,5 +2,8 @@
 
 COMPONENTS: dict[str, dict[str, str]] = {
     "model": {"fno": "domain.physics.model.fno:FNO"},
-    "data": {"poisson": "domain.physics.data.poisson:poisson"},
+    "data": {
+        "darcy": "domain.physics.data.darcy:darcy",
+        "poisson": "domain.physics.data.poisson:poisson",
+    },
 }

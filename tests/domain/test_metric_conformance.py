@@ -1,6 +1,7 @@
 """One suite for all metrics. A new member needs an entry in CASES."""
 
 from dataclasses import dataclass, field
+from math import log2
 from typing import Any
 
 import pytest
@@ -19,6 +20,10 @@ class Case:
 SCORES = torch.eye(3)[[0, 0, 0, 1, 2]]  # predicts 0, 0, 0, 1, 2
 LABELS = torch.tensor([0, 0, 0, 1, 1])
 
+# Two sequences of three tokens out of two: scores (batch, classes, positions) with p = 3/4 for token 1.
+SEQUENCE_SCORES = torch.tensor([0.25, 0.75]).log()[None, :, None].expand(2, 2, 3)
+SEQUENCES = torch.tensor([[1, 1, 0], [1, 0, 1]])
+
 # Residual 1 + 0 + 1, variation 2 (about 2) + 18 (about 3).
 T = torch.tensor([[1.0, 0.0], [2.0, 3.0], [3.0, 6.0]])
 P = torch.tensor([[2.0, 0.0], [2.0, 3.0], [3.0, 5.0]])
@@ -27,6 +32,12 @@ CASES = {
     "accuracy": [
         Case(SCORES, LABELS, 4 / 5, {"num_classes": 3}),
         Case(SCORES, LABELS, (1 + 1 / 2 + 0) / 3, {"num_classes": 3, "average": "macro"}),
+        Case(SEQUENCE_SCORES, SEQUENCES, 4 / 6, {"num_classes": 2}),
+    ],
+    # p(right) is 3/4 four times and 1/4 twice; scores that say nothing cost log₂ 2.
+    "bits_per_token": [
+        Case(SEQUENCE_SCORES, SEQUENCES, (4 * log2(4 / 3) + 2 * log2(4)) / 6),
+        Case(torch.zeros_like(SEQUENCE_SCORES), SEQUENCES, 1.0),
     ],
     "r2": [
         Case(P, T, 1 - 2 / 20),

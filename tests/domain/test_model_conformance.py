@@ -18,6 +18,8 @@ class Case:
     parameters: int
     """Counted by hand."""
     knobs: dict[str, Any] = field(default_factory=dict)
+    tokens: bool = False
+    """The inputs are class indices, not numbers."""
 
 
 MLP_CASES = [
@@ -54,8 +56,38 @@ CASES = {
     ],
 }
 
+CASES["resnet"] = [
+    Case(
+        (1, 8, 8),
+        (10,),
+        (9 * 4 + 8) + 2 * (9 * 16 + 8) + (9 * 24 + 12 + 9 * 36 + 12) + (24 + 12) + (6 * 10 + 10),
+        {"channels": [4, 6], "blocks": 1},
+    ),
+    Case(
+        (3, 7, 5),
+        (2, 2),
+        (27 * 4 + 8) + 4 * (9 * 16 + 8) + (4 * 4 + 4),
+        {"channels": [4], "blocks": 2, "norm": "group", "groups": 2},
+    ),
+]
+# Embeddings, blocks (two norms, four projections, the MLP), last norm, head.
+CASES["transformer"] = [
+    Case(
+        (6,),
+        (7, 6),
+        (7 + 6) * 4 + 2 * (2 * 8 + 4 * (16 + 4) + (4 * 12 + 12) + (12 * 4 + 4)) + 8 + (4 * 7 + 7),
+        {"width": 4, "heads": 2, "blocks": 2, "mlp_ratio": 3, "dropout": 0.1},
+        tokens=True,
+    ),
+]
+
 # A shape of data that the model cannot take, where there is one.
-UNFIT = {"cnn": ((64,), (10,)), "fno": ((32,), (1, 32, 32))}
+UNFIT = {
+    "cnn": ((64,), (10,)),
+    "resnet": ((64,), (10,)),
+    "fno": ((32,), (1, 32, 32)),
+    "transformer": ((64,), (10,)),
+}
 
 FLAT = [pytest.param(name, case, id=f"{name}-{i}") for name, cases in CASES.items() for i, case in enumerate(cases)]
 
@@ -66,7 +98,10 @@ def build(name, case, seed=0):
 
 
 def batch(case, size=4):
-    return torch.randn(size, *case.input_shape, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    if case.tokens:
+        return torch.randint(case.output_shape[0], (size, *case.input_shape), generator=generator)
+    return torch.randn(size, *case.input_shape, generator=generator)
 
 
 def test_every_model_has_a_case():
@@ -75,9 +110,11 @@ def test_every_model_has_a_case():
 
 @pytest.mark.parametrize("name", members("model"))
 def test_model_builds_with_its_defaults(name):
-    shape = {"mlp": (3,), "multilevel_mlp": (3,), "cnn": (3, 32, 32), "fno": (1, 32, 32)}[name]
-    out = (1, 32, 32) if name == "fno" else (10,)
-    assert component("model", name)(shape, out)(torch.randn(2, *shape)).shape == (2, *out)
+    image, field, tokens = (3, 32, 32), (1, 32, 32), (16,)
+    shape = {"cnn": image, "resnet": image, "fno": field, "transformer": tokens}.get(name, (3,))
+    out = {"fno": field, "transformer": (10, 16)}.get(name, (10,))
+    case = Case(shape, out, 0, tokens=name == "transformer")
+    assert component("model", name)(shape, out)(batch(case, 2)).shape == (2, *out)
 
 
 @pytest.mark.parametrize(("name", "case"), FLAT)

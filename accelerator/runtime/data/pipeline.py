@@ -114,7 +114,8 @@ class Data:
         feeds: by split; "train" is always there.
         transforms: fitted on the training split.
         input_shape: of one sample, without the batch dimension.
-        output_shape: of one target; (classes,) when targets are class indices, None when nobody knows how many.
+        output_shape: of one prediction: that of a target; with integer targets, which are class indices, a score for
+            each class before it, (classes, …). None when nobody knows how many.
         classes: number of classes, or None.
     """
 
@@ -201,9 +202,10 @@ def build_data(
             f"loader.batch_size={batch_size} with loader.drop_last=true: no batch is left"
         )
     inputs, targets = samples["train"]
-    labels = not targets.is_floating_point() and targets.dim() == 0
+    labels = not targets.is_floating_point()
     classes = _classes(splits) if labels else None
-    output_shape = tuple(targets.shape) if not labels else None if classes is None else (classes,)
+    shape = tuple(targets.shape)
+    output_shape = shape if not labels else None if classes is None else (classes, *shape)
     return Data(feeds, transforms, tuple(transforms.evaluate(inputs[None])[0].shape), output_shape, classes)
 
 

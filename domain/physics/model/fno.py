@@ -1,6 +1,6 @@
-"""The Fourier Neural Operator in one and two dimensions.
+"""The Fourier Neural Operator in one, two and three dimensions.
 
-Shapes: B batch, C channels, n (and m) cells in each direction, K kept frequencies in each direction.
+Shapes: B batch, C channels, n (m, l) cells in each direction, K kept frequencies in each direction.
 """
 
 from __future__ import annotations
@@ -18,55 +18,66 @@ from domain.cross.model.activation import activation as make_activation
 class SpectralConv(nn.Module):
     """Circular convolution with a kernel given by its K lowest Fourier coefficients: y = F⁻¹(W · F(x)).
 
-    Shapes: (B, C_in, n[, m]) → (B, C_out, n[, m]). W_k is a C_in × C_out complex matrix for each kept frequency k:
-    0 … K−1 along the last direction (the others follow by symmetry, since x is real) and −K … K−1, in this order,
-    along the first of two. W does not know n: the same operator acts on every resolution of at least 2K cells.
+    Shapes: (B, C_in, n[, m[, l]]) → (B, C_out, n[, m[, l]]). W_k is a C_in × C_out complex matrix for each kept
+    frequency k: 0 … K−1 along the last direction (the others follow by symmetry, since x is real) and −K … K−1, in this
+    order, along the others. W does not know n: the same operator acts on every resolution of at least 2K cells.
 
-    ``weight`` is stored as real pairs, (K, C_in, C_out, 2) or (2K₁, K₂, C_in, C_out, 2): fused optimizers and
-    checkpoint formats do not take complex tensors. Frequencies come first, which makes the product a batch of
-    contiguous matrices (1.5 times as fast as channels first).
+    ``weight`` is stored as real pairs, (2K₁, …, K_d, C_in, C_out, 2): fused optimizers and checkpoint formats do not
+    take complex tensors. Frequencies come first, which makes the product a batch of contiguous matrices (1.5 times as
+    fast as channels first).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, modes: Sequence[int]) -> None:
+    def __init__(self, in_channels: int, out_channels: int, modes: Sequence[int], scale: float = 1.0) -> None:
         super().__init__()
         self.modes = tuple(modes)
-        kept = self.modes if len(self.modes) == 1 else (2 * self.modes[0], self.modes[1])
-        # E|W|² = 1/C_in keeps the variance of a kept frequency.
-        self.weight = nn.Parameter(torch.randn(*kept, in_channels, out_channels, 2) * (0.5 / in_channels) ** 0.5)
+        kept = [*(2 * k for k in self.modes[:-1]), self.modes[-1]]
+        # E|W|² = 1/C_in, at scale 1, keeps the variance of a kept frequency.
+        deviation = scale * (0.5 / in_channels) ** 0.5
+        self.weight = nn.Parameter(torch.randn(*kept, in_channels, out_channels, 2) * deviation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, n[, m]) → (B, C_out, n[, m]), in the precision of the weight whatever autocast says."""
+        """(B, C_in, n[, m[, l]]) → (B, C_out, …), in the precision of the weight whatever autocast says."""
+        # Sizes are read one by one: torch.fx cannot unpack a shape whose length it does not know.
+        others = [(2 + i, x.shape[2 + i], k) for i, k in enumerate(self.modes[:-1])]
+        # Each direction is cut to its kept frequencies before the next is transformed; irfft pads what was cut.
         spectrum = torch.fft.rfft(x.to(self.weight.dtype))[..., : self.modes[-1]]
+        for dim, n, k in reversed(others):
+            spectrum = torch.fft.fft(spectrum, dim=dim)
+            spectrum = torch.cat([spectrum.narrow(dim, n - k, k), spectrum.narrow(dim, 0, k)], dim=dim)
+        letters = "klm"[: len(self.modes)]
         weight = torch.view_as_complex(self.weight)
-        if len(self.modes) == 1:
-            return torch.fft.irfft(torch.einsum("bik,kio->bok", spectrum, weight), n=x.shape[-1])
-        # Only the kept columns are transformed along the other direction; irfft pads what was cut with zeros.
-        first, cells = self.modes[0], x.shape[-2]
-        spectrum = torch.fft.fft(spectrum, dim=-2)
-        kept = torch.cat([spectrum[:, :, cells - first :], spectrum[:, :, :first]], dim=-2)
-        product = torch.einsum("bikl,klio->bokl", kept, weight)
-        middle = functional.pad(product[:, :, first:], (0, 0, 0, cells - 2 * first))
-        product = torch.cat([middle, product[:, :, :first]], dim=-2)
-        return torch.fft.irfft(torch.fft.ifft(product, dim=-2), n=x.shape[-1])
+        product = torch.einsum(f"bi{letters},{letters}io->bo{letters}", spectrum, weight)
+        for dim, n, k in others:
+            behind = [0, 0] * (1 + len(self.modes) - dim)
+            middle = functional.pad(product.narrow(dim, k, k), [*behind, 0, n - 2 * k])
+            product = torch.fft.ifft(torch.cat([middle, product.narrow(dim, 0, k)], dim=dim), dim=dim)
+        return torch.fft.irfft(product, n=x.shape[-1])
+
+    def tensor_dimensions(self) -> dict[str, tuple[str, ...]]:
+        """What lies on the weight's dimensions, for coarsening: frequencies (± where both signs are kept), channels."""
+        directions = range(len(self.modes))
+        frequencies = (f"{'±' if i < len(self.modes) - 1 else ''}modes[{i}]" for i in directions)
+        return {"weight": (*frequencies, "in", "out", "")}
 
 
 class FNO(nn.Module):
     """Fourier Neural Operator: lifting, layers v ← a(SpectralConv(v) + Wv + b), projection.
 
-    Shapes: (B, C_in, n[, m]) → (B, C_out, n[, m]); one or two dimensions as ``input_shape`` has. All but the spectral
-    convolutions act point by point, so a trained operator can be applied on another grid. Source: Li et al., "Fourier
-    Neural Operator for Parametric Partial Differential Equations", ICLR 2021, without its padding for problems that
-    are not periodic: there the coordinates and the pointwise path make up for the periodic kernel.
+    Shapes: (B, C_in, n[, m[, l]]) → (B, C_out, n[, m[, l]]); one to three dimensions as ``input_shape`` has. All but
+    the spectral convolutions act point by point, so a trained operator can be applied on another grid. Source: Li et
+    al., "Fourier Neural Operator for Parametric Partial Differential Equations", ICLR 2021, without its padding for
+    problems that are not periodic: there the coordinates and the pointwise path make up for the periodic kernel.
 
     Args:
-        input_shape: (C_in, n) or (C_in, n, m).
-        output_shape: (C_out, n) or (C_out, n, m), on the same grid.
+        input_shape: (C_in, n), (C_in, n, m) or (C_in, n, m, l).
+        output_shape: (C_out, …) on the same grid.
         width: channels of the layers.
         modes: frequencies kept in each direction, one number or one for each; at most half the cells.
         layers: number of spectral layers.
         projection: channels of the hidden layer of the projection.
         activation: one of `ACTIVATIONS`; none after the last spectral layer.
         coordinates: append the cell centres' coordinates, (i+½)/n, to the input channels.
+        spectral_scale: of the initial spectral weights; at 1 a layer keeps the variance of what it passes.
 
     Raises:
         ConfigError: shapes that are not fields on one grid, modes beyond the Nyquist frequency, or no width or layers.
@@ -82,12 +93,13 @@ class FNO(nn.Module):
         projection: int = 128,
         activation: str = "gelu",
         coordinates: bool = True,
+        spectral_scale: float = 1.0,
     ) -> None:
         super().__init__()
         channels_in, *grid = input_shape
-        if len(grid) not in (1, 2):
+        if len(grid) not in (1, 2, 3):
             raise ConfigError(
-                f"fno needs fields, (channels, n) or (channels, n, m) a sample; the data gives inputs of shape "
+                f"fno needs fields, (channels, n[, m[, l]]) a sample; the data gives inputs of shape "
                 f"{tuple(input_shape)}: use model=mlp, or inputs on a grid (with data=poisson: data.inputs=field)"
             )
         if len(output_shape) != len(input_shape) or list(output_shape[1:]) != grid:
@@ -98,10 +110,10 @@ class FNO(nn.Module):
         kept = [modes] * len(grid) if isinstance(modes, int) else list(modes)
         _check(grid, kept, width=width, layers=layers, projection=projection)
 
-        conv = nn.Conv1d if len(grid) == 1 else nn.Conv2d
+        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(grid) - 1]
         self.coordinates = coordinates
         self.lifting = conv(channels_in + len(grid) * coordinates, width, 1)
-        self.spectral = nn.ModuleList(SpectralConv(width, width, kept) for _ in range(layers))
+        self.spectral = nn.ModuleList(SpectralConv(width, width, kept, spectral_scale) for _ in range(layers))
         self.pointwise = nn.ModuleList(conv(width, width, 1) for _ in range(layers))
         self.activations = nn.ModuleList(
             make_activation(activation if layer < layers - 1 else "identity") for layer in range(layers)
@@ -112,7 +124,7 @@ class FNO(nn.Module):
         self.dimensions = range(2, 2 + len(grid))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, n[, m]) → (B, C_out, n[, m]) on any grid that carries the modes."""
+        """(B, C_in, n[, m[, l]]) → (B, C_out, …) on any grid that carries the modes."""
         if self.coordinates:
             ones = torch.ones_like(x[:, :1])
             x = torch.cat([x, *((ones.cumsum(d) - 0.5) / x.shape[d] for d in self.dimensions)], dim=1)

@@ -216,9 +216,17 @@ def test_classes_are_not_guessed_from_labels_that_are_not_in_memory():
     assert data.facts == {"input_shape": (2,)}
 
 
+def test_integer_targets_of_any_shape_are_classes_whose_scores_come_first_in_a_prediction():
+    data = data_of({"train": (torch.zeros(2, 5), torch.tensor([[0, 1, 2], [3, 2, 1]]))})
+    assert data.facts == {"input_shape": (5,), "output_shape": (4, 3), "num_classes": 4}
+
+
 def test_numbers_for_targets_are_no_classes():
     assert data_of({"train": (torch.zeros(4, 2), torch.zeros(4))}).output_shape == ()
-    assert data_of({"train": (torch.zeros(4, 2), torch.zeros(4, 3, dtype=torch.long))}).classes is None
+    assert data_of({"train": (torch.zeros(4, 2), torch.zeros(4, 3))}).facts == {
+        "input_shape": (2,),
+        "output_shape": (3,),
+    }
 
 
 @pytest.mark.parametrize("form", ["mapping of tensors", "Datasets"])
