@@ -15,7 +15,7 @@ from accelerator.errors import RunDirectoryError
 
 # What stands in it.
 CHECKPOINTS, CONFIG, OVERRIDES = "checkpoints", "config.yaml", "overrides.yaml"
-JOURNAL, RESULT, ERROR = "journal.jsonl", "result.json", "error.txt"
+JOURNAL, RESULT, ERROR, PLOTS = "journal.jsonl", "result.json", "error.txt", "plots"
 
 
 @contextmanager
