@@ -18,6 +18,8 @@ SECTIONS = {
     "step": "A training step",
     "default_run": "The default experiment",
     "cascade": "A cascade against plain training",
+    "multilevel.fno": "Fourier neural operators: modes and grid together",
+    "multilevel.matching": "Coarsening: matching, transfer, a change of level",
 }
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks

@@ -28,6 +28,7 @@ TINY = [
     "loader.batch_size=8",
     "trainer.max_epochs=2",
     "~callbacks.progress",
+    "~callbacks.pictures",
 ]
 
 

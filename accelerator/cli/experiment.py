@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -205,8 +206,17 @@ def _dry_run(config: DictConfig) -> None:
     console = Console(highlight=False)
     console.print(f"{values['model'].get('name') or values['model']['_target_']}: {parameters[0]:,} parameters")
     console.print(f"data: inputs {context.data.input_shape}, targets {context.data.output_shape} a sample")
+    if context.network is not None:
+        for level, cost in enumerate(context.costs):
+            console.print(f"level {level}: {parameters[level]:,} parameters, a step costs {cost:.3g} of the full one")
+    visits: list[list[str]] = []  # a cycle in one line
     for stage in context.stages:
-        console.print(f"stage: level {stage.level} ({parameters[stage.level]:,} parameters), {stage.steps:,} steps")
+        if not stage.cycle:
+            visits.append([])
+        visits[-1].append(f"level {stage.level}: {stage.steps:,} steps")
+    for visit, same in groupby(visits):
+        times = len(list(same))
+        console.print(" · ".join(visit) + (f", {times:,} times over" if times > 1 else ""))
     console.print("dry run: everything fits; nothing was written")
 
 

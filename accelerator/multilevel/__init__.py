@@ -24,24 +24,60 @@ itself is your own loop. Nested iteration (train coarse, prolong, train finer):
 """
 
 from accelerator.multilevel.coupling import Coupling, Group, trace_coupling
-from accelerator.multilevel.hierarchy import MultilevelNetwork, create_network_hierarchy
-from accelerator.multilevel.matching import MATCHINGS
-from accelerator.multilevel.optimizer_state import carry_optimizer_state
-from accelerator.multilevel.schedule import Stage, cascade, default_fractions, single, steps_of
-from accelerator.multilevel.transfer import Aggregates, WidthTransfer
+from accelerator.multilevel.fas import FAS, Correction, coupled_decay, gradients
+from accelerator.multilevel.hierarchy import (
+    MultilevelNetwork,
+    create_fno_hierarchy,
+    create_network_hierarchy,
+    prolongate,
+    restrict,
+)
+from accelerator.multilevel.matching import MATCHINGS, HeavyEdge
+from accelerator.multilevel.optimizer_state import MultilevelAdam, carry_average, carry_optimizer_state
+from accelerator.multilevel.resampling import GridSampling, coarsen_grid
+from accelerator.multilevel.schedule import (
+    Smoothing,
+    Stage,
+    cascade,
+    cycles,
+    default_fractions,
+    full_multigrid,
+    single,
+    steps_of,
+)
+from accelerator.multilevel.trainer import CascadeTrainer
+from accelerator.multilevel.transfer import Aggregates, Hop, Transfer, UnitTransfer
 
 __all__ = [
+    "FAS",
     "MATCHINGS",
     "Aggregates",
+    "CascadeTrainer",
+    "Correction",
     "Coupling",
+    "GridSampling",
     "Group",
+    "HeavyEdge",
+    "Hop",
+    "MultilevelAdam",
     "MultilevelNetwork",
+    "Smoothing",
     "Stage",
-    "WidthTransfer",
+    "Transfer",
+    "UnitTransfer",
+    "carry_average",
     "carry_optimizer_state",
     "cascade",
+    "coarsen_grid",
+    "coupled_decay",
+    "create_fno_hierarchy",
     "create_network_hierarchy",
+    "cycles",
     "default_fractions",
+    "full_multigrid",
+    "gradients",
+    "prolongate",
+    "restrict",
     "single",
     "steps_of",
     "trace_coupling",

@@ -1,6 +1,6 @@
-"""Which tensor dimensions belong together along the width axis, found once by tracing the network.
+"""Which tensor dimensions belong together along the width and modes axes, found once by tracing the network.
 
-The network is traced with `torch.fx` on an example input; each layer's and operation's rule (`rules.py`) carries the
+The network is traced with `torch.fx` on an example input; each layer's and operation's rule (`rules/`) carries the
 widths on. The result says for every parameter and buffer which group of units lies on which of its dimensions: that is
 all the transfer between levels needs to know.
 """
@@ -8,39 +8,42 @@ all the transfer between levels needs to know.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
-from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
+from torch import nn
 
 from accelerator.errors import ConfigError, did_you_mean
-from accelerator.multilevel.layout import Layout, RefusalError, Role, Span, Widths
-from accelerator.multilevel.rules import MODULES, OPERATIONS, Place, Rule, addition, product
-
-Example = Tensor | Sequence[Tensor]
+from accelerator.multilevel.layout import AXES, Axis, Extent, Role, Span, Widths
+from accelerator.multilevel.tracing import Example, trace_modes, trace_widths
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One dimension of a parameter or buffer with a group on it."""
+    """A group on a dimension of a parameter or buffer.
+
+    Args:
+        dim: the dimension.
+        span: the group and how it lies there.
+        role: what the dimension is to the group.
+        skip: entries that are not coarsened between the slot before on this dimension (or its start) and this one. A
+            dimension made by concatenation has several slots, in order; what lies behind the last is not coarsened.
+    """
 
     dim: int
     span: Span
     role: Role
+    skip: int = 0
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """A module's attribute (or its entry `index`) that states the size of a span, such as `in_features`."""
+    """A module's attribute (or its entry `index`) that states the entries of spans over `divisor`, as `in_features`."""
 
     module: str
     name: str
     index: int | None
-    span: Span
+    spans: tuple[Span, ...]
+    divisor: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class Group:
         blocks: units of different blocks (equal and contiguous, as GroupNorm's) are never aggregated.
         kept: why the group is never coarsened; None when it is.
         inhomogeneous: places where the units pass an operation with f(s·x) ≠ s·f(x).
+        axis: `width`, or `modes`: the kept frequencies of a layer along one direction, coarsened by cropping.
+        centred: of modes: the entries are −K … K−1 (width 2K) instead of 0 … K−1.
+        follows: (group, ratio): on every level this group is `ratio` times as wide as that one, which follows none;
+            which of its own units are aggregated is free.
     """
 
     width: int
@@ -60,11 +67,14 @@ class Group:
     blocks: int = 1
     kept: str | None = None
     inhomogeneous: tuple[str, ...] = ()
+    axis: Axis = "width"
+    centred: bool = False
+    follows: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Coupling:
-    """The groups of a network and their places.
+    """The groups of a network along the axes asked for, and their places.
 
     Args:
         groups: by number, in the order met.
@@ -83,223 +93,105 @@ class Coupling:
         return {number: group for number, group in self.groups.items() if group.kept is None}
 
 
-def trace_coupling(model: nn.Module, example_input: Example, *, leave_out: Collection[str] = ()) -> Coupling:
+def trace_coupling(
+    model: nn.Module, example_input: Example, *, leave_out: Collection[str] = (), axes: Sequence[Axis] = ("width",)
+) -> Coupling:
     """Find the groups of units of a network.
 
     Args:
-        model: any module `torch.fx` can trace; it is run once in evaluation mode and left as it was.
+        model: any module `torch.fx` can trace; it is run once in evaluation mode and left as it was. Along `modes`
+            alone it is not traced: layers declare their frequencies (`rules/declared.py`).
         example_input: a batch as the model is called with, or a sequence of positional arguments.
         leave_out: paths of modules that keep their size, with everything in them.
+        axes: `width`, `modes` or both; what cannot be coarsened along another axis does not matter.
 
     Raises:
         ConfigError: something cannot be coarsened: each place is named with the reason, all together.
     """
-    modules = dict(model.named_modules())
-    for path in leave_out:
-        if path not in modules:
-            raise ConfigError(
-                f"leave_out names '{path}', which is no module of the network{did_you_mean(path, modules)}"
-            )
-    trace = _Trace(model, _traced(model, example_input, leave_out), leave_out)
-    return trace.coupling()
+    modules = dict(model.named_modules(remove_duplicate=False))
+    problems = [f"axes names '{axis}', which is unknown{did_you_mean(axis, AXES)}" for axis in axes if axis not in AXES]
+    problems += [
+        f"leave_out names '{path}', which is no module of the network{did_you_mean(path, modules)}"
+        for path in leave_out
+        if path not in modules
+    ]
+    if problems:
+        raise ConfigError(problems)
+    widths = Widths()
+    if "width" in axes:
+        problems += trace_widths(widths, model, example_input, leave_out)
+    if "modes" in axes:
+        problems += trace_modes(widths, model, leave_out)
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    coupling = _coupling(widths)
+    if not coupling.free:
+        reasons = "; ".join(f"{', '.join(group.layers)}: {group.kept}" for group in coupling.groups.values())
+        what = "no width" if tuple(axes) == ("width",) else f"nothing along {' or '.join(axes)}"
+        nothing = "no layer declares frequencies" if tuple(axes) == ("modes",) else "it has no layer with units"
+        raise ConfigError(f"{type(model).__name__} has {what} to coarsen ({reasons or nothing})")
+    return coupling
 
 
-def inputs_of(example_input: Example) -> tuple[Tensor, ...]:
-    """The positional arguments an example input stands for."""
-    return (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode (no dropout, running statistics untouched); each module's mode is restored."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-class _Tracer(fx.Tracer):
-    """Enters the user's own modules, stops at the layers that have a rule and at those left out."""
-
-    def __init__(self, leave_out: Collection[str]) -> None:
-        super().__init__()
-        self._leave_out = leave_out
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return (
-            module_qualified_name in self._leave_out
-            or rule_of(m) is not None
-            or super().is_leaf_module(m, module_qualified_name)
+def _coupling(widths: Widths) -> Coupling:
+    follows = _followers(widths)
+    groups = {
+        root: Group(
+            widths.width[root],
+            tuple(dict.fromkeys(widths.producers[root])),
+            widths.blocks[root],
+            widths.kept.get(root),
+            tuple(dict.fromkeys(widths.inhomogeneous[root])),
+            widths.axis[root],
+            widths.centred[root],
+            follows.get(root),
         )
+        for root in sorted({widths.find(group) for group in range(len(widths.width))})
+    }
+    slots: dict[str, list[Slot]] = {}
+    for (name, dim), claim in widths.claims.items():
+        if found := [Slot(dim, span, claim.role, skip) for span, skip in _placed(widths, claim.extent)]:
+            slots.setdefault(name, []).extend(found)
+    attributes = []
+    for (module, name, index), stated in widths.attributes.items():
+        if spans := tuple(span for span, _ in _placed(widths, stated.extent)):
+            attributes.append(Attribute(module, name, index, spans, stated.divisor))
+    return Coupling(groups, {name: tuple(found) for name, found in slots.items()}, tuple(attributes))
 
 
-def rule_of(module: nn.Module) -> Rule | None:
-    """The rule of a layer: of its class, or of the class it inherits `forward` from."""
-    if hasattr(module, "parametrizations"):
-        return None
-    for base in type(module).__mro__:
-        if base in MODULES and type(module).forward is base.forward:
-            return MODULES[base]
-    return None
-
-
-def _traced(model: nn.Module, example_input: Example, leave_out: Collection[str]) -> fx.GraphModule:
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            traced = fx.GraphModule(model, _Tracer(leave_out).trace(model))
-            ShapeProp(traced).propagate(*inputs_of(example_input))
-    except Exception as error:
-        raise ConfigError(
-            f"{type(model).__name__} cannot be traced for multilevel training: {type(error).__name__}: {error}\n"
-            "Check the example input; if a module's forward branches on tensor values, name that module in leave_out."
-        ) from error
-    return traced
-
-
-class _Trace:
-    """Walks the traced graph, hands each node to its rule and gathers what cannot be coarsened."""
-
-    def __init__(self, model: nn.Module, traced: fx.GraphModule, leave_out: Collection[str]) -> None:
-        self._network = type(model).__name__
-        self._modules = dict(model.named_modules(remove_duplicate=False))
-        self._parameters = {name for name, _ in model.named_parameters()}
-        self._names = {id(tensor): name for name, tensor in [*model.named_buffers(), *model.named_parameters()]}
-        self._leave_out = leave_out
-        self._widths = Widths()
-        self._layouts: dict[fx.Node, Layout] = {}
-        self._problems: list[str] = []
-        self._blocked: list[tuple[int, str]] = []
-        for node in traced.graph.nodes:
-            self._visit(node, traced)
-
-    def _visit(self, node: fx.Node, traced: fx.GraphModule) -> None:
-        inputs = tuple(self._layouts[source] for source in _tensor_arguments(node) if source in self._layouts)
-        if node.op == "output":
-            for group in frozenset().union(*(layout.groups() for layout in inputs)):
-                self._widths.keep(group, "it is an output of the network")
-            return
-        meta = node.meta.get("tensor_meta")
-        if meta is None:
-            return
-        shape = tuple(meta.shape) if isinstance(meta, TensorMetadata) else ()
-        if node.op == "get_attr":
-            name = self._names.get(id(_attribute(traced, str(node.target))))
-            self._layouts[node] = Layout(shape, (None,) * len(shape), parameter=name if prod(shape) > 1 else None)
-        elif node.op == "placeholder":
-            self._layouts[node] = Layout.fixed(shape)
-        elif node.op == "call_module":
-            self._layouts[node] = self._layer(node, inputs, shape)
+def _placed(widths: Widths, extent: Extent) -> Iterator[tuple[Span, int]]:
+    """The spans on a dimension whose groups are coarsened, each with the fixed entries before it."""
+    skip = 0
+    parts = [(extent, 0)] if isinstance(extent, Span) else () if extent is None else extent.parts
+    for part, size in parts:
+        if part is None or widths.find(part.group) in widths.kept:
+            skip += size
         else:
-            self._layouts[node] = self._operation(node, inputs, shape)
-
-    def _layer(self, node: fx.Node, inputs: tuple[Layout, ...], shape: tuple[int, ...]) -> Layout:
-        path = str(node.target)
-        module = self._modules[path]
-        if path in self._leave_out:
-            for group in frozenset().union(*(layout.groups() for layout in inputs)):
-                self._widths.keep(group, f"'{path}' reads it and is left out")
-            return Layout.fixed(shape)
-        own = [*module.named_buffers(recurse=False), *module.named_parameters(recurse=False)]
-        tensors = {attribute: self._names[id(tensor)] for attribute, tensor in own}
-        label = f"'{path}' ({type(module).__name__})"
-        place = Place(label, node, inputs, shape, module, path, tensors)
-        learned = next(module.parameters(), None) is not None
-        return self._apply(rule_of(module), place, learned, f"leave_out=['{path}'] keeps it at full width")
-
-    def _operation(self, node: fx.Node, inputs: tuple[Layout, ...], shape: tuple[int, ...]) -> Layout:
-        name = str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target))
-        stack = node.meta.get("nn_module_stack") or {}
-        owner = next(reversed(list(stack.values())), ("", type(None)))[0]
-        inside = f"'{owner}' ({type(self._modules[owner]).__name__})" if owner else self._network
-        rule = OPERATIONS.get(name.rstrip("_"))
-        label = f"{name} in {inside}"
-        parameters = [layout.parameter for layout in inputs if layout.parameter in self._parameters]
-        if parameters:
-            label += f" on parameter '{parameters[0]}'"
-            rule = rule if rule in (addition, product) else None
-        place = Place(label, node, inputs, shape)
-        remedy = f"leave_out=['{owner}'] keeps it at full width" if owner else "put it in a module to leave it out"
-        return self._apply(rule, place, bool(parameters), remedy)
-
-    def _apply(self, rule: Rule | None, place: Place, learned: bool, remedy: str) -> Layout:
-        """The output's layout; where no rule leads on, the widths stop here and are remembered as blocked."""
-        through = frozenset().union(*(layout.through for layout in place.inputs))
-        try:
-            if rule is None:
-                raise RefusalError("there is no rule for coarsening it")
-            spans = rule(self._widths, place)
-            assert len(spans) == len(place.shape), f"{place.path}: {spans} does not fit {place.shape}"
-            return Layout(place.shape, spans, frozenset() if place.tensors else through)
-        except RefusalError as refusal:
-            if learned:
-                self._problems.append(f"cannot coarsen {place.path}: {refusal}; {remedy}")
-                return Layout.fixed(place.shape)
-            stopped = [span.group for layout in place.inputs for span in layout.spans if span is not None]
-            self._blocked += [(group, f"{place.path}: {refusal}") for group in stopped]
-            return Layout.fixed(place.shape, through.union(stopped))
-
-    def coupling(self) -> Coupling:
-        """The groups found.
-
-        Raises:
-            ConfigError: naming every place where a width could not be followed, or that nothing is left to coarsen.
-        """
-        widths = self._widths
-        stopped: dict[int, dict[str, None]] = {}
-        for group, where in self._blocked:
-            if (root := widths.find(group)) not in widths.kept:
-                stopped.setdefault(root, {})[where] = None
-        for root, places in stopped.items():
-            layers = list(dict.fromkeys(widths.producers[root]))
-            self._problems.append(
-                f"cannot coarsen the {widths.width[root]} units of {', '.join(map(repr, layers))}: "
-                f"{'; '.join(places)}; leave_out={layers} keeps them"
-            )
-        if self._problems:
-            raise ConfigError(dict.fromkeys(self._problems))
-        roots = sorted({widths.find(group) for group in range(len(widths.width))})
-        groups = {
-            root: Group(
-                widths.width[root],
-                tuple(dict.fromkeys(widths.producers[root])),
-                widths.blocks[root],
-                widths.kept.get(root),
-                tuple(dict.fromkeys(widths.inhomogeneous[root])),
-            )
-            for root in roots
-        }
-        slots: dict[str, list[Slot]] = {}
-        for (name, dim), claim in widths.claims.items():
-            if claim.span is not None and groups[widths.find(claim.span.group)].kept is None:
-                slots.setdefault(name, []).append(Slot(dim, widths.resolve(claim.span), claim.role))
-        attributes = tuple(
-            Attribute(module, name, index, widths.resolve(span))
-            for (module, name, index), span in widths.attributes.items()
-            if groups[widths.find(span.group)].kept is None
-        )
-        coupling = Coupling(groups, {name: tuple(found) for name, found in slots.items()}, attributes)
-        if not coupling.free:
-            reasons = "; ".join(f"{', '.join(group.layers)}: {group.kept}" for group in groups.values())
-            raise ConfigError(f"{self._network} has no width to coarsen ({reasons or 'it has no layer with units'})")
-        return coupling
+            yield widths.resolve(part), skip
+            skip = 0
 
 
-def _tensor_arguments(node: fx.Node) -> list[fx.Node]:
-    """The nodes among the arguments, in order, repeated where they are used twice (x + x)."""
-    found: list[fx.Node] = []
-
-    def note(source: fx.Node) -> fx.Node:
-        found.append(source)
-        return source
-
-    fx.map_arg((node.args, node.kwargs), note)
-    return found
-
-
-def _attribute(root: nn.Module, path: str) -> Any:
-    for part in path.split("."):
-        root = getattr(root, part)
-    return root
+def _followers(widths: Widths) -> dict[int, tuple[int, int]]:
+    """(leader, ratio) of each group that must stay a multiple of another one; where one is kept, all are."""
+    families: list[tuple[set[int], list[str]]] = []
+    for one, other, path in widths.equal:
+        members, paths = {widths.find(one.group), widths.find(other.group)}, [path]
+        for family in [family for family in families if family[0] & members]:
+            families.remove(family)
+            members, paths = members | family[0], [*family[1], *paths]
+        families.append((members, paths))
+    follows = {}
+    for members, paths in families:
+        leader = min(members, key=lambda group: (widths.width[group], group))
+        reason = next((f"its width in {paths[0]} is that of units that are kept: {widths.kept[group]}"
+                       for group in sorted(members) if group in widths.kept), None)  # fmt: skip
+        if reason is None and widths.width[leader] == 1 and len(members) > 1:
+            reason = f"{paths[0]} has a single head, which is not divided"
+        if reason is None and any(widths.width[group] % widths.width[leader] for group in members):
+            reason = f"{', '.join(dict.fromkeys(paths))} have numbers of heads that do not divide each other"
+        for group in members:
+            if reason is not None:
+                widths.keep(group, reason)
+            elif group != leader:
+                follows[group] = (leader, widths.width[group] // widths.width[leader])
+    return follows

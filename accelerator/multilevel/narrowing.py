@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from accelerator.errors import ConfigError
-from accelerator.multilevel.coupling import Coupling, Example, evaluation_mode, inputs_of
+from accelerator.multilevel.coupling import Coupling
 from accelerator.multilevel.layout import Span
+from accelerator.multilevel.tracing import Example, evaluation_mode, inputs_of
 
 
 def narrowed(model: nn.Module, coupling: Coupling, widths: Mapping[int, int]) -> nn.Module:
@@ -28,14 +29,14 @@ def narrowed(model: nn.Module, coupling: Coupling, widths: Mapping[int, int]) ->
         widths: of each group that can be coarsened.
     """
 
-    def size(span: Span) -> int:
-        return span.outer * widths[span.group] * span.inner
+    def lost(span: Span) -> int:
+        return span.outer * (coupling.groups[span.group].width - widths[span.group]) * span.inner
 
     memo: dict[int, Any] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         shape = list(tensor.shape)
         for slot in coupling.slots.get(name, ()):
-            shape[slot.dim] = size(slot.span)
+            shape[slot.dim] -= lost(slot.span)
         narrow: Tensor = tensor.detach().new_zeros(shape)
         if isinstance(tensor, nn.Parameter):
             narrow = nn.Parameter(narrow, requires_grad=tensor.requires_grad)
@@ -43,13 +44,15 @@ def narrowed(model: nn.Module, coupling: Coupling, widths: Mapping[int, int]) ->
         memo[id(tensor)] = narrow
     coarse = copy.deepcopy(model, memo)
     for attribute in coupling.attributes:
-        module = coarse.get_submodule(attribute.module)
-        value: Any = size(attribute.span)
-        if attribute.index is not None:
-            entries = list(getattr(module, attribute.name))
-            entries[attribute.index] = value
-            value = tuple(entries)
-        setattr(module, attribute.name, value)
+        module, less = coarse.get_submodule(attribute.module), sum(map(lost, attribute.spans)) // attribute.divisor
+        stated: Any = getattr(module, attribute.name)
+        if attribute.index is None:
+            stated -= less
+        else:
+            entries = list(stated)
+            entries[attribute.index] -= less
+            stated = type(stated)(entries)
+        setattr(module, attribute.name, stated)
     return coarse
 
 

@@ -9,6 +9,7 @@ from accelerator.runtime.run import check_config, dry_run
 
 QUICK = ["engine.threads=1", "data.train=16", "data.val=8", "data.test=8", "data.grid=8", "model.hidden=[64,64]"]
 DIGITS = ["experiment=digits", "engine.threads=1"]
+TEXT = ["engine.threads=1", "data.characters=2000", "data.length=16", "model.width=8", "model.blocks=1"]
 
 # What each YAML needs beside it; "needs" that the table does not name: the quick default run.
 NEEDS = {
@@ -17,11 +18,21 @@ NEEDS = {
     "model/custom": [*QUICK[:5], "imports=[mine]", "model._target_=mine.Net", "multilevel=single"],
     "training_components/loss/custom": [*QUICK, "loss._target_=torch.nn.SmoothL1Loss"],
     "data/digits": [*DIGITS],
+    "data/text": ["model=transformer", *TEXT],
     "experiment/digits": ["engine.threads=1"],
+    "experiment/digits_canvas": ["engine.threads=1", "data.placements=1"],
+    "experiment/text": [*TEXT],
+    "data/darcy": [*QUICK, "data.refinement=1"],
+    "experiment/darcy_fno": ["engine.threads=1", *QUICK[1:5], "model.modes=3", "model.width=4"],
     "experiment/poisson_fno": ["engine.threads=1", *QUICK[1:5], "model.modes=3", "model.width=4"],
     "metrics/classification": [*DIGITS],
+    "metrics/language": ["experiment=text", *TEXT],
     "model/cnn": [*DIGITS],
+    "model/resnet": [*DIGITS],
+    "model/transformer": ["data=text", *TEXT],
     "model/fno": ["engine.threads=1", *QUICK[1:5], "data.inputs=field", "model.modes=3", "multilevel=single"],
+    **{f"multilevel/{shape}_cycle": [*QUICK, "trainer.max_epochs=60"] for shape in "vwf"},
+    "multilevel/fmg": [*QUICK, "trainer.max_epochs=80"],
     "training_components/loss/cross_entropy": [*DIGITS],
     "training_components/loss/ssim": ["experiment=poisson_fno", *QUICK[:5], "model.modes=3", "loss.window_size=3"],
     "training_components/loss/weighted_sum": [
@@ -58,7 +69,8 @@ class Net(torch.nn.Module):
 
 def names():
     root = packaged_configs()
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    found = sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    return [name for name in found if "/options/" not in name]  # parts of others, no choices of their own
 
 
 def check_and_step(overrides):
@@ -86,7 +98,7 @@ def test_every_config_composes_and_takes_a_step(name, tmp_path, monkeypatch):
 
 def test_the_configs_are_counted():
     """A YAML that is added here is tested above; one that vanished is missed here."""
-    assert len(names()) == 52
+    assert len(names()) == 64
 
 
 def test_multilevel_mlp_trains_as_a_cascade_unless_told_otherwise():

@@ -14,6 +14,9 @@ COMMON = ["experiment=digits", "model=mlp", "model.dropout=0.1", "loader.batch_s
 CASES = {
     "plain": [*COMMON, "model.hidden=[32,32]", "trainer.max_epochs=3"],
     "cascade": [*COMMON, "model.hidden=[64,64]", "multilevel=cascade", "trainer.max_epochs=3"],
+    "v_cycle": [*COMMON, "model.hidden=[64,64]", "multilevel=v_cycle", "multilevel.rematch_every=2"],
+    "w_cycle": [*COMMON, "model.hidden=[64,64]", "multilevel=w_cycle", "optimizer=sgd", "multilevel.pre=0"],
+    "fmg": [*COMMON, "model.hidden=[64,64]", "multilevel=fmg", "multilevel.tau=wholeset"],
 }
 
 
@@ -26,7 +29,7 @@ def interrupt(tmp_path, kills, case):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(("case", "kills"), [("plain", 20), ("cascade", 10)])
+@pytest.mark.parametrize(("case", "kills"), [("plain", 20), ("cascade", 10), ("v_cycle", 4), ("fmg", 4)])
 def test_a1_killed_and_resumed_is_bit_equal_to_uninterrupted(tmp_path, case, kills):
     found = interrupt(tmp_path, kills, case)
     assert found == {"killed": kills, "different": []}

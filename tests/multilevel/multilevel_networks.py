@@ -1,10 +1,13 @@
 """Small networks in float64 and dense reference operators, shared by the tests of this folder."""
 
+import copy
 import functools
 import itertools
 
 import torch
 from torch import nn
+
+from accelerator.multilevel.narrowing import narrowed
 
 
 def seeded(seed):
@@ -106,32 +109,42 @@ def normed_blocks(seed=0):
 def dense_operator(transfer, name, entries):
     """A function that applies the dense matrices P or R ("P", "R") or their transposes ("PT", "RT") to a tensor."""
 
+    def matrix_of(slot):
+        group = slot.span.group
+        if group not in transfer.aggregates:
+            return torch.eye(slot.span.outer * transfer.coupling.groups[group].width * slot.span.inner).double()
+        found = transfer.aggregates[group]
+        fine, coarse = len(found.parent), int(found.parent.max()) + 1
+        prolong, restrict = torch.zeros(fine, coarse).double(), torch.zeros(coarse, fine).double()
+        for unit, parent in enumerate(found.parent.tolist()):
+            p, r = found.p[unit], found.r[unit]
+            read = [other for other in range(fine) if found.parent[other] == parent and found.r[other] != 0]
+            match slot.role:
+                case "row" | "unit":
+                    pass
+                case "column":
+                    p, r = r, p
+                case "variance":
+                    squares = {other: found.p[other] ** 2 if found.p[other] != 0 else 1.0 for other in [*read, unit]}
+                    p, r = squares[unit], (r != 0) / sum(squares[other] for other in read)
+                case "invariant":
+                    p, r = 1, (r != 0) / len(read)
+            prolong[unit, parent], restrict[parent, unit] = p, r
+        matrix = {"P": prolong, "R": restrict, "PT": prolong.T, "RT": restrict.T}[entries]
+        matrix = torch.kron(torch.eye(slot.span.outer).double(), matrix.contiguous())
+        return torch.kron(matrix, torch.eye(slot.span.inner).double())
+
     def apply(tensor, squared=False):
-        for slot in transfer.coupling.slots.get(name, ()):
-            if slot.span.group not in transfer.aggregates:
+        for dim, slots in itertools.groupby(transfer.coupling.slots.get(name, ()), key=lambda slot: slot.dim):
+            slots = list(slots)
+            if not any(slot.span.group in transfer.aggregates for slot in slots):
                 continue
-            found = transfer.aggregates[slot.span.group]
-            fine, coarse = len(found.parent), int(found.parent.max()) + 1
-            prolong, restrict = torch.zeros(fine, coarse).double(), torch.zeros(coarse, fine).double()
-            for unit, parent in enumerate(found.parent.tolist()):
-                p, r = found.p[unit], found.r[unit]
-                members = [other for other in range(fine) if found.parent[other] == parent]
-                match slot.role:
-                    case "row" | "unit":
-                        pass
-                    case "column":
-                        p, r = r, p
-                    case "variance":
-                        p, r = p**2, 1 / sum(found.p[other] ** 2 for other in members)
-                    case "invariant":
-                        p, r = 1, 1 / len(members)
-                prolong[unit, parent], restrict[parent, unit] = p, r
-            matrix = {"P": prolong, "R": restrict, "PT": prolong.T, "RT": restrict.T}[entries]
-            matrix = torch.kron(torch.eye(slot.span.outer).double(), matrix.contiguous())
-            matrix = torch.kron(matrix, torch.eye(slot.span.inner).double())
+            blocks = [block for slot in slots for block in (torch.eye(slot.skip).double(), matrix_of(slot))]
+            rest = tensor.shape[dim] - sum(block.shape[1] for block in blocks)
+            matrix = torch.block_diag(*blocks, torch.eye(rest).double())
             if squared:
                 matrix = matrix**2
-            tensor = torch.movedim(torch.tensordot(matrix, tensor, dims=([1], [slot.dim])), 0, slot.dim)
+            tensor = torch.movedim(torch.tensordot(matrix, tensor, dims=([1], [dim])), 0, dim)
         return tensor
 
     return apply
@@ -141,11 +154,75 @@ def tensors_of(model):
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def scatter_weights(model, seed):
+def scatter_weights(model, seed, scale=1.0):
     """Random weights in place of the present ones; variances stay positive."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in tensors_of(model).items():
             if tensor.is_floating_point():
-                values = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+                values = scale * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
                 tensor.copy_(values.abs() + 0.1 if "running_var" in name else values)
+
+
+def coarse_widths(coupling):
+    """Half as many units in each group (rounded up, in each block); followers as their leaders say."""
+    widths = {number: group.blocks * -(-(group.width // group.blocks) // 2) for number, group in coupling.free.items()}
+    for number, group in coupling.free.items():
+        if group.follows is not None:
+            leader, ratio = group.follows
+            widths[number] = ratio * widths[leader]
+    return widths
+
+
+def random_parents(coupling, widths, seed=0):
+    """The coarse unit of each fine one, drawn at random within blocks."""
+    generator, parents = torch.Generator().manual_seed(seed), {}
+    for number, width in widths.items():
+        group = coupling.groups[number]
+        fine, coarse = group.width // group.blocks, width // group.blocks
+        assert fine <= 2 * coarse
+        blocks = [torch.arange(fine)[torch.randperm(fine, generator=generator)] % coarse for _ in range(group.blocks)]
+        parents[number] = torch.cat([block + coarse * number for number, block in enumerate(blocks)])
+    return parents
+
+
+def copied_and_split(coupling, parents, name, coarse):
+    """𝒫 of the average family, entry by entry: rows of a coarse unit copied, columns divided among its copies."""
+    for dim in range(coarse.dim()):
+        index, weight = torch.arange(0), torch.ones(0, dtype=torch.float64)
+        start = 0
+        for slot in [slot for slot in coupling.slots.get(name, ()) if slot.dim == dim]:
+            parent, (outer, inner) = parents[slot.span.group], (slot.span.outer, slot.span.inner)
+            units = int(parent.max()) + 1
+            share = 1 / torch.bincount(parent)[parent] if slot.role == "column" else torch.ones(len(parent))
+            entries = (torch.arange(outer)[:, None, None] * units + parent[:, None]) * inner + torch.arange(inner)
+            index = torch.cat([index, torch.arange(start, start + slot.skip), start + slot.skip + entries.flatten()])
+            spread = share.double()[:, None].expand(outer, -1, inner).flatten()
+            weight = torch.cat([weight, torch.ones(slot.skip, dtype=torch.float64), spread])
+            start += slot.skip + outer * units * inner
+        rest = torch.arange(start, coarse.shape[dim])
+        index, weight = torch.cat([index, rest]), torch.cat([weight, torch.ones(len(rest), dtype=torch.float64)])
+        shape = [-1 if other == dim else 1 for other in range(coarse.dim())]
+        coarse = coarse.index_select(dim, index)
+        coarse = coarse * weight.view(shape) if coarse.is_floating_point() else coarse
+    return coarse
+
+
+def assert_copies_keep_the_function(model, *inputs, coupling, seed=0, atol=1e-12):
+    """A narrowed copy with random weights computes what the network does that holds its weights, prolonged."""
+    model = model.double().eval()
+    widths = coarse_widths(coupling)
+    coarse, fine = narrowed(model, coupling, widths), copy.deepcopy(model)
+    assert sum(p.numel() for p in coarse.parameters()) < sum(p.numel() for p in model.parameters())
+    scatter_weights(coarse, seed, scale=0.5)
+    for name, tensor in coarse.named_buffers():
+        if not tensor.is_floating_point():
+            tensor.copy_(tensors_of(model)[name])  # masks and counters: of no width
+    parents = random_parents(coupling, widths, seed)
+    with torch.no_grad():
+        for name, tensor in tensors_of(fine).items():
+            tensor.copy_(copied_and_split(coupling, parents, name, tensors_of(coarse)[name]))
+    expected, found = coarse(*inputs), fine(*inputs)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
+    return coarse

@@ -4,16 +4,35 @@ import itertools
 
 import pytest
 import torch
-from multilevel_networks import cnn, mlp, normed_blocks, residual, scatter_weights, seeded, tensors_of
+from multilevel_networks import cnn, mlp, normed_blocks, randomise_norms, residual, scatter_weights, seeded, tensors_of
 from torch import nn
 
 from accelerator.errors import CheckpointError, ConfigError
-from accelerator.multilevel import create_network_hierarchy
+from accelerator.multilevel import MultilevelNetwork, create_network_hierarchy, prolongate, restrict
 from accelerator.multilevel.narrowing import count_flops
+from accelerator.multilevel.transfer import state_of
 
 IMAGES = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(0)).double()
 ROWS = torch.randn(4, 3, generator=torch.Generator().manual_seed(1)).double()
 SEQUENCES = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(2)).double()
+
+
+class Attention(nn.Module):
+    """A transformer layer between two Linear layers; takes [B, 5, 3]."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Linear(3, 16), nn.Linear(16, 2)
+        self.layer = nn.TransformerEncoderLayer(16, 4, 24, 0.0, "gelu", batch_first=True, norm_first=True)
+
+    def forward(self, x):
+        return self.head(self.layer(self.embed(x)))
+
+
+def attention():
+    torch.manual_seed(0)
+    return randomise_norms(Attention().double())
+
 
 KEPT_BY_AVERAGE = {
     "gelu": (lambda: mlp((3, 16, 12, 2), nn.GELU), ROWS),
@@ -23,7 +42,9 @@ KEPT_BY_AVERAGE = {
     "residual + batch norm": (lambda: residual("batch"), IMAGES),
     "residual + group norm": (lambda: residual("group"), IMAGES),
     "layer norm + learned position and scale": (normed_blocks, SEQUENCES),
+    "attention + layer norm": (attention, SEQUENCES),
 }
+WITHOUT_JOINT_NORMS = ("gelu", "tanh, odd widths", "conv + batch norm + pooling + flatten", "residual + batch norm")
 KEPT_BY_WEIGHTED = {
     "relu, odd widths": (lambda: mlp((3, 17, 13, 11, 2), nn.ReLU), ROWS),
     "no bias": (lambda: mlp((3, 16, 12, 2), nn.LeakyReLU, bias=False), ROWS),
@@ -31,9 +52,11 @@ KEPT_BY_WEIGHTED = {
     "conv + batch norm + pooling + flatten": (lambda: cnn(8, nn.ReLU, eps=0.0), IMAGES),
     "residual + batch norm": (lambda: residual("batch", torch.relu), IMAGES),
 }
-CASES = [("average", *case) for case in KEPT_BY_AVERAGE.values()]
-CASES += [("weighted", *case) for case in KEPT_BY_WEIGHTED.values()]
-NAMES = [f"average: {name}" for name in KEPT_BY_AVERAGE] + [f"weighted: {name}" for name in KEPT_BY_WEIGHTED]
+CASES = {f"average: {name}": ("average", *case) for name, case in KEPT_BY_AVERAGE.items()}
+CASES |= {f"weighted: {name}": ("weighted", *case) for name, case in KEPT_BY_WEIGHTED.items()}
+CASES |= {f"inject: {name}": ("inject", *KEPT_BY_AVERAGE[name]) for name in WITHOUT_JOINT_NORMS}
+CASES |= {f"net2wider: {name}": ("net2wider", *KEPT_BY_AVERAGE[name]) for name in ("gelu", "attention + layer norm")}
+every_case = pytest.mark.parametrize(("transfer", "make", "x"), CASES.values(), ids=CASES)
 
 
 def hierarchy(make, x, transfer="average", **options):
@@ -42,9 +65,9 @@ def hierarchy(make, x, transfer="average", **options):
 
 
 @pytest.mark.parametrize("factor", [2, 4])
-@pytest.mark.parametrize(("transfer", "make", "x"), CASES, ids=NAMES)
+@every_case
 def test_prolongation_keeps_the_function(transfer, make, x, factor):
-    network = hierarchy(make, x, transfer, factor=factor)
+    network = hierarchy(make, x, transfer, factor=factor, noise=0.0)
     scatter_weights(network.levels[1], 7)
     network.prolongate(0, keep=0.0)
     fine, coarse = (level.eval()(x) for level in network.levels)
@@ -52,18 +75,18 @@ def test_prolongation_keeps_the_function(transfer, make, x, factor):
     torch.testing.assert_close(fine, coarse, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("transfer", "make", "x"), CASES, ids=NAMES)
-def test_the_coarse_gradient_is_the_fine_one_pulled_back(transfer, make, x):
-    """For f_c(c) = f(𝒫c): ∇f_c = 𝒫ᵀ∇f."""
-    network = hierarchy(make, x, transfer)
+@every_case
+def test_the_gradients_of_a_prolonged_network_and_of_the_coarse_one_are_carried_into_each_other(transfer, make, x):
+    """For f_c(c) = f(𝒫c): ∇f_c = 𝒫ᵀ∇f; and ∇f(𝒫c) = 𝓡ᵀ∇f_c(c), since the copies of a unit share its gradient."""
+    network = hierarchy(make, x, transfer, noise=0.0)
     scatter_weights(network.levels[1], 3)
     network.prolongate(0, keep=0.0)
     for level in network.levels:
         level.eval()(x).square().sum().backward()
-    fine = dict(network.levels[0].named_parameters())
-    for name, parameter in network.levels[1].named_parameters():
-        pulled = network.transfers[0].prolong_transposed(name, fine[name].grad)
-        torch.testing.assert_close(pulled, parameter.grad, rtol=1e-8, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
+    (hop,) = network.hops
+    fine, coarse = ({name: p.grad for name, p in level.named_parameters()} for level in network.levels)
+    torch.testing.assert_close(hop.prolong_transposed(fine), coarse, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(hop.restrict_transposed(coarse), fine, rtol=1e-8, atol=1e-8)
 
 
 def test_with_keep_one_an_untouched_coarse_level_gives_the_fine_network_back():
@@ -84,6 +107,56 @@ def test_keep_tells_twins_apart():
         assert torch.equal(weight[0::2], weight[1::2]) is alike
 
 
+def test_a_share_below_one_mixes_the_result_with_what_the_level_held():
+    """N = (1 − α) N₀ + α 𝒫N_c at keep = 0: the interpolation of Zou et al."""
+    network = hierarchy(lambda: mlp((3, 8, 2)), ROWS)
+    before = {name: tensor.clone() for name, tensor in state_of(network.levels[0]).items()}
+    scatter_weights(network.levels[1], 2)
+    network.prolongate(0, keep=0.0, share=0.25)
+    up = network.hops[0].prolong(state_of(network.levels[1]))
+    for name, tensor in state_of(network.levels[0]).items():
+        torch.testing.assert_close(tensor, 0.75 * before[name] + 0.25 * up[name], rtol=1e-12, atol=1e-12)
+    for share in (0.0, 1.1):
+        with pytest.raises(ConfigError, match=rf"share={share}: must be above 0 and at most 1"):
+            network.prolongate(0, share=share)
+    with pytest.raises(ConfigError, match=r"keep\.height: no such axis"):
+        network.prolongate(0, keep={"height": 1.0})
+
+
+def test_a_correction_is_the_prolonged_change_of_the_coarse_level():
+    """With keep = 1, prolongation is N₀ + 𝒫(N_c − 𝓡N₀): the correction, on every parameter."""
+    network = hierarchy(lambda: mlp((3, 9, 7, 2)), ROWS)
+    before = {name: tensor.clone() for name, tensor in state_of(network.levels[0]).items()}
+    start = {name: tensor.clone() for name, tensor in state_of(network.levels[1]).items()}
+    scatter_weights(network.levels[1], 2)
+    correction = network.correction(0, start)
+    network.prolongate(0, keep=1.0)
+    for name, tensor in state_of(network.levels[0]).items():
+        torch.testing.assert_close(tensor, before[name] + correction[name], rtol=1e-12, atol=1e-12)
+
+
+def test_noise_tells_twins_apart_by_the_stated_share_and_is_drawn_from_the_generator():
+    def prolonged(seed, **options):
+        network = hierarchy(
+            lambda: mlp((3, 400, 2)), ROWS, "net2wider", matching="identity", generator=seeded(seed), **options
+        )
+        network.prolongate(0, keep=0.0)
+        return network.levels[0]
+
+    exact = prolonged(0, noise=0.0)[0].weight.detach()
+    assert torch.equal(exact[0::2], exact[1::2])
+    for share, options in [(0.01, {}), (0.2, {"noise": 0.2})]:  # 0.01 is the family's default
+        noisy = prolonged(0, **options)
+        noise = (noisy[0].weight.detach() - exact) / exact.std()
+        assert float(noise.std()) == pytest.approx(share, rel=0.1)  # 1200 draws: a standard error of 2 %
+        assert not torch.equal(noisy[0].weight[0::2], noisy[0].weight[1::2])
+    assert torch.equal(prolonged(0)[0].weight, prolonged(0)[0].weight)
+    assert not torch.equal(prolonged(0)[0].weight, prolonged(1)[0].weight)
+    average = create_network_hierarchy(mlp((3, 16, 2)), ROWS, levels=2, matching="identity")
+    average.prolongate(0, keep=0.0)
+    assert torch.equal(average.levels[0][0].weight[0::2], average.levels[0][0].weight[1::2])
+
+
 def test_each_level_holds_the_restriction_of_the_finer_one_and_the_model_is_level_zero():
     model = mlp((3, 65, 40, 2))
     before = copy.deepcopy(model.state_dict())
@@ -91,10 +164,8 @@ def test_each_level_holds_the_restriction_of_the_finer_one_and_the_model_is_leve
     assert network.levels[0] is model
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert [network.widths(level) for level in range(4)] == [[65, 40], [33, 20], [17, 10], [9, 10]]
-    for level, transfer in enumerate(network.transfers):
-        fine = dict(network.levels[level].named_parameters())
-        for name, parameter in network.levels[level + 1].named_parameters():
-            torch.testing.assert_close(parameter.detach(), transfer.restrict(name, fine[name].detach()))
+    for level, hop in enumerate(network.hops):
+        torch.testing.assert_close(state_of(network.levels[level + 1]), hop.restrict(state_of(network.levels[level])))
     assert network.parameters == tuple(3 * a + a + a * b + b + 2 * b + 2 for a, b in map(network.widths, range(4)))
 
 
@@ -182,17 +253,17 @@ def test_a_module_left_out_keeps_its_size():
 
 def test_restriction_takes_the_weights_of_the_present_network_and_rematching_its_pairs():
     network = hierarchy(lambda: mlp((3, 16, 2), nn.ReLU), ROWS, "weighted", matching="heavy_edge")
-    (before,) = (found.parent for found in network.transfers[0].aggregates.values())
+    (before,) = (found.parent for found in network.hops[0].transfers["width"].aggregates.values())
     scatter_weights(network.levels[0], 5)
     network.restrict(0)
-    (after,) = network.transfers[0].aggregates.values()
+    (after,) = network.hops[0].transfers["width"].aggregates.values()
     assert torch.equal(after.parent, before)
     weight = torch.cat([network.levels[0][0].weight, network.levels[0][0].bias[:, None]], 1)
     norm = weight.norm(dim=1).detach()
     mean = torch.zeros(8).double().index_add(0, before, norm / 2)[before]
     torch.testing.assert_close(after.p, norm / mean)
     network.restrict(0, rematch=True)
-    (rematched,) = (found.parent for found in network.transfers[0].aggregates.values())
+    (rematched,) = (found.parent for found in network.hops[0].transfers["width"].aggregates.values())
     assert not torch.equal(rematched, before)
     fresh = create_network_hierarchy(network.levels[0], ROWS, levels=2, transfer="weighted")
     torch.testing.assert_close(fresh.levels[1].state_dict(), network.levels[1].state_dict())
@@ -254,9 +325,9 @@ def test_creation_is_deterministic_given_the_generator():
     ("options", "message"),
     [
         ({"levels": 1}, "levels=1: a hierarchy needs at least 2 levels"),
-        ({"factor": 3}, "factor=3: must be 2, 4, 8"),
+        ({"factor": 1}, r"factor=1: must be above 1 \(2 halves\)"),
         ({"matching": "heavy"}, "matching='heavy' is unknown — did you mean 'heavy_edge'"),
-        ({"transfer": "mean"}, "transfer='mean' is unknown — choose from: average, weighted"),
+        ({"transfer": "mean"}, "transfer='mean' is unknown — choose from: average, inject, net2wider, weighted"),
         ({"min_width": 0}, "min_width=0: must be at least 1"),
         ({"keep": 1.5}, "keep=1.5: must be between 0"),
         ({"levels": 4}, r"levels=4: no width of level 2 \(8\) can be divided by factor=2 .* ask for levels=3"),
@@ -313,3 +384,75 @@ def test_several_inputs_and_outputs():
     scatter_weights(network.levels[1], 0)
     network.prolongate(0, keep=0)
     torch.testing.assert_close(network.levels[0](*x), network.levels[1](*x))
+
+
+class Corner:
+    """A user's transfer: the leading block of every tensor, and zeros around it."""
+
+    def restrict(self, state, *, squared=False):
+        return {name: t[:4, :4] if t.dim() == 2 else t[:4] for name, t in state.items()}
+
+    def prolong(self, state, *, squared=False):
+        return {name: nn.functional.pad(t, (0, 4) * t.dim()) for name, t in state.items()}
+
+    prolong_transposed, restrict_transposed = restrict, prolong
+
+
+def by_hand(**options):
+    torch.manual_seed(0)
+    fine, coarse = nn.Linear(8, 8).double(), nn.Linear(4, 4).double()
+    return MultilevelNetwork([fine, coarse], [Corner()], costs=[1.0, 0.25], **options)
+
+
+def test_a_hierarchy_by_hand_takes_a_users_transfer():
+    network = by_hand(keep=1.0)
+    fine, coarse = network.levels
+    assert torch.equal(coarse.weight, fine.weight[:4, :4])
+    before = fine.weight.detach().clone()
+    with torch.no_grad():
+        coarse.weight += 1
+    network.prolongate(0)
+    expected = before + nn.functional.pad(torch.ones(4, 4), (0, 4, 0, 4))
+    torch.testing.assert_close(fine.weight.detach(), expected, rtol=0, atol=1e-15)
+    network.prolongate(0, keep=0.0)
+    assert torch.equal(fine.weight, nn.functional.pad(coarse.weight, (0, 4, 0, 4)))
+    assert network.coupling is None
+    assert network.widths(0) == []
+    assert "level 1: widths [], 20 parameters, 0.25 of the work" in repr(network)
+    other = by_hand()
+    scatter_weights(other.levels[0], 5)
+    other.load_state_dict(network.state_dict())
+    torch.testing.assert_close(state_of(other.levels[0]), state_of(fine), rtol=0, atol=0)
+
+
+def test_a_hierarchy_by_hand_that_does_not_fit_together_is_refused():
+    fine, coarse = nn.Linear(8, 8), nn.Linear(4, 4)
+    with pytest.raises(ConfigError, match="got 2 levels, 2 transfers, 2 costs"):
+        MultilevelNetwork([fine, coarse], [Corner(), Corner()], costs=[1, 0.5])
+    with pytest.raises(ConfigError, match="got 2 levels, 1 transfers, 3 costs"):
+        MultilevelNetwork([fine, coarse], [Corner()], costs=[1, 0.5, 0.2])
+    with pytest.raises(ConfigError, match=r"a transfer gave 'weight' with shape \[4, 4\]; Linear has shape \[5, 5\]"):
+        MultilevelNetwork([fine, nn.Linear(5, 5)], [Corner()], costs=[1, 0.5])
+    with pytest.raises(ConfigError, match=r"a transfer gave 'bias' with shape \[4\]; Linear has no such tensor"):
+        MultilevelNetwork([fine, nn.Linear(4, 4, bias=False)], [Corner()], costs=[1, 0.5])
+    with pytest.raises(ConfigError, match="keep=2: must be between 0"):
+        MultilevelNetwork([fine, coarse], [Corner()], costs=[1, 0.5], keep=2)
+
+
+def test_two_networks_of_ones_own_take_the_leading_block_and_pad():
+    fine, coarse = mlp((3, 8, 6, 2), seed=1), mlp((3, 5, 4, 2), seed=2)
+    restrict(fine, coarse)
+    assert torch.equal(coarse[2].weight, fine[2].weight[:4, :5])
+    assert torch.equal(coarse[0].bias, fine[0].bias[:5])
+    scatter_weights(coarse, 3)
+    rows = fine[2].weight[4:, :5].detach().clone()
+    prolongate(coarse, fine)
+    torch.testing.assert_close(fine(ROWS), coarse(ROWS), rtol=1e-12, atol=1e-12)
+    assert torch.equal(fine[2].weight[4:, :5], rows)  # new units keep their rows, so that they can learn
+    again = copy.deepcopy(coarse)
+    restrict(fine, coarse)
+    torch.testing.assert_close(state_of(coarse), state_of(again), rtol=0, atol=0)
+    with pytest.raises(ConfigError, match=r"'0.weight' is \[5, 3\] in the fine network and \[8, 3\] in the coarse one"):
+        restrict(coarse, fine)
+    with pytest.raises(ConfigError, match="differ in structure: '4.bias' is in one of them only"):
+        prolongate(mlp((3, 5, 2)), fine)

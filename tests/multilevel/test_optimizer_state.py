@@ -4,9 +4,19 @@ import pytest
 import torch
 from multilevel_networks import dense_operator, mlp, scatter_weights, seeded
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from accelerator.errors import ConfigError
-from accelerator.multilevel import carry_optimizer_state, create_network_hierarchy
+from accelerator.multilevel import (
+    MultilevelAdam,
+    carry_average,
+    carry_optimizer_state,
+    create_fno_hierarchy,
+    create_network_hierarchy,
+)
+from accelerator.multilevel.optimizer_state import start_averages
+from accelerator.multilevel.transfer import state_of
+from domain.physics.model.fno import FNO
 
 OPTIMIZERS = {
     "SGD": (torch.optim.SGD, {"momentum": 0.9}),
@@ -78,7 +88,7 @@ def test_each_state_is_moved_by_its_dense_operator(name, source, transfer):
                 assert carried[key] == value, key
                 continue
             entries, squared = rule(name, key)
-            expected = dense_operator(net.transfers[0], pname, entries[source])(value, squared)
+            expected = dense_operator(net.hops[0].transfers["width"], pname, entries[source])(value, squared)
             torch.testing.assert_close(carried[key], expected, rtol=1e-10, atol=1e-14, msg=f"{pname}.{key}")
             checked += 1
     assert checked >= 6
@@ -207,6 +217,32 @@ def test_lbfgs_starts_afresh_with_a_warning():
     assert target.param_groups[0]["lr"] == 0.5
 
 
+def test_muon_over_the_weights_and_adam_over_the_biases():
+    net = network(activation=nn.Tanh)
+    weights = [[level[i].weight for i in (0, 2, 4)] for level in net.levels]
+    target, source = (torch.optim.Muon(group, lr=0.01, weight_decay=0.0) for group in weights)
+    train(net.levels[1], source, batches(3))
+    carry_optimizer_state(source, target, net, 1, 0)
+    for coarse, fine, name in zip(weights[1], weights[0], ("0.weight", "2.weight", "4.weight"), strict=True):
+        expected = dense_operator(net.hops[0].transfers["width"], name, "RT")(
+            source.state[coarse]["momentum_buffer"].double()
+        )
+        found = target.state[fine]["momentum_buffer"]
+        torch.testing.assert_close(found.double(), expected, rtol=1e-2, atol=1e-6)
+        assert found.abs().max() > 0
+    train(net.levels[0], target, batches(1))
+
+
+def test_without_momentum_there_is_nothing_to_carry_but_the_options():
+    net = network()
+    source, target = (torch.optim.SGD(net.levels[level].parameters(), lr=lr) for level, lr in ((0, 0.1), (1, 9.0)))
+    train(net.levels[0], source, batches(2))
+    carry_optimizer_state(source, target, net, 0, 1)
+    assert target.param_groups[0]["lr"] == 0.1
+    assert all(state.get("momentum_buffer") is None for state in target.state.values())
+    train(net.levels[1], target, batches(1))
+
+
 def test_state_of_unknown_meaning_starts_at_zero_and_is_named():
     class Custom(torch.optim.SGD):
         """An optimizer with a state tensor of its own."""
@@ -254,3 +290,139 @@ def test_what_does_not_fit_is_refused():
         ConfigError, match=r"parameter group 0 of the target optimizer mixes the source's groups \[0, 1,"
     ):
         carry_optimizer_state(split, adam[1], net, 0, 1)
+
+
+def spectral(levels=3):
+    torch.manual_seed(0)
+    model, x = FNO((1, 16), (1, 16), width=4, modes=8, layers=1, projection=4).double(), torch.randn(8, 1, 16).double()
+    return create_fno_hierarchy(model, x, levels=levels, axes=("modes",)), x
+
+
+def fit(net, level, optimizer, x, steps, sign=1):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (sign * (net.levels[level](x) - x.roll(1, -1).cos()).square().mean()).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "without"),
+    [
+        ("Adam", {}, 3.1),
+        ("AdamW", {}, 3.1),
+        ("Adam", {"amsgrad": True}, 3.1),
+        ("Adam", {"maximize": True}, 3.1),
+        ("NAdam", {}, 5.0),
+        ("RMSprop", {}, 9.9),
+        ("RMSprop", {"centered": True, "momentum": 0.5}, 9.9),
+    ],
+)
+def test_the_first_step_of_a_new_mode_is_bounded_by_the_learning_rate(kind, options, without):
+    """Averages of modes that the coarse level did not have begin at their first gradient g: the step is lr·g/√g². Begun
+    at zero it would be (1 − β₁)/√(1 − β₂) = 3.2 times lr for Adam, 1/√(1 − α) = 10 for RMSprop."""
+    taken = []
+    for bounded in (True, False):
+        net, x = spectral(2)
+        sign = -1 if options.get("maximize") else 1
+        target, source = (getattr(torch.optim, kind)(level.parameters(), lr=1e-4, **options) for level in net.levels)
+        fit(net, 1, source, x, 1)
+        for state in source.state.values():
+            state["step"].fill_(1e5)  # after a long time no bias correction hides it
+            if "mu_product" in state:
+                state["mu_product"].zero_()
+        net.prolongate(0)
+        carry_optimizer_state(source, target, net, 1, 0)
+        if not bounded:
+            start_averages(target, {})
+        weight = net.levels[0].spectral[0].weight
+        before = weight.detach().clone()
+        fit(net, 0, target, x, 1, sign)
+        step = (weight.detach() - before)[4:]
+        assert (before[4:] == 0).all()
+        assert (step != 0).all()
+        assert (torch.sign(step) == -sign * torch.sign(weight.grad[4:])).all()
+        taken.append(float(step.abs().max()) / 1e-4)
+    assert taken[0] == pytest.approx(1.0, abs=0.01)
+    assert taken[1] > without
+
+
+def test_a_level_passed_without_a_step_hands_the_start_of_its_averages_on():
+    net, x = spectral(3)
+    optimizers = [torch.optim.Adam(level.parameters(), lr=1e-4) for level in net.levels]
+    fit(net, 2, optimizers[2], x, 5)
+    for level in (1, 0):
+        net.prolongate(level)
+        carry_optimizer_state(optimizers[level + 1], optimizers[level], net, level + 1, level)
+    direct = torch.optim.Adam(net.levels[0].parameters(), lr=1e-4)
+    carry_optimizer_state(optimizers[2], direct, net, 2, 0)
+    start = copy.deepcopy(net.levels[0].state_dict())
+    fit(net, 0, optimizers[0], x, 1)
+    found = copy.deepcopy(net.levels[0].state_dict())
+    net.levels[0].load_state_dict(start)
+    fit(net, 0, direct, x, 1)
+    torch.testing.assert_close(found, net.levels[0].state_dict(), rtol=0, atol=0)
+
+
+def test_adam_over_a_hierarchy_is_adam_with_its_state_carried():
+    def run(multilevel):
+        net, x = spectral(3)
+        if multilevel:
+            optimizer = MultilevelAdam(net, lr=1e-2, weight_decay=0.1, amsgrad=True)
+            assert optimizer.level == 2
+        else:
+            optimizers = [
+                torch.optim.Adam(level.parameters(), lr=1e-2, weight_decay=0.1, amsgrad=True) for level in net.levels
+            ]
+        for previous, level in ((None, 2), (2, 1), (1, 0), (0, 2)):
+            if previous is not None:
+                net.prolongate(level) if level < previous else (net.restrict(0), net.restrict(1))
+                if multilevel:
+                    optimizer.change_level(level)
+                else:
+                    carry_optimizer_state(optimizers[previous], optimizers[level], net, previous, level)
+            fit(net, level, optimizer if multilevel else optimizers[level], x, 4)
+        return net
+
+    for one, other in zip(run(True).levels, run(False).levels, strict=True):
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+
+
+def test_a_learning_rate_schedule_goes_on_when_the_level_changes():
+    net, x = spectral(2)
+    optimizer = MultilevelAdam(net, lr=1.0)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    for rate in (1.0, 0.5):
+        assert scheduler.get_last_lr() == [rate]
+        fit(net, 1, optimizer, x, 1)
+        scheduler.step()
+    net.prolongate(0)
+    optimizer.change_level(0)
+    assert optimizer.param_groups[0]["lr"] == 0.25
+    assert optimizer.param_groups[0]["params"] == list(net.levels[0].parameters())
+    assert scheduler.optimizer is optimizer
+    before = copy.deepcopy(net.levels[0].state_dict())
+    fit(net, 0, optimizer, x, 1)
+    scheduler.step()
+    assert scheduler.get_last_lr() == [0.125]
+    assert any((tensor != before[name]).any() for name, tensor in net.levels[0].state_dict().items())
+    with pytest.raises(ConfigError, match="level 2 does not exist: this hierarchy has levels 0 to 1"):
+        optimizer.change_level(2)
+
+
+def test_a_weight_average_moves_as_weights_do():
+    net = network()
+    averages = [AveragedModel(level, multi_avg_fn=get_ema_multi_avg_fn(0.9)) for level in net.levels]
+    for seed in range(3):
+        scatter_weights(net.levels[1], seed)
+        averages[1].update_parameters(net.levels[1])
+    carry_average(averages[1], averages[0], net, 1, 0)
+    expected = net.hops[0].prolong(state_of(averages[1].module))
+    torch.testing.assert_close(state_of(averages[0].module), expected, rtol=1e-14, atol=0)
+    assert averages[0].n_averaged == 3
+    x = batches(1)[0]
+    torch.testing.assert_close(averages[0](x), averages[1](x), rtol=1e-10, atol=1e-10)
+    scatter_weights(averages[0].module, 7)
+    carry_average(averages[0], averages[1], net, 0, 1)
+    torch.testing.assert_close(
+        state_of(averages[1].module), net.hops[0].restrict(state_of(averages[0].module)), rtol=1e-14, atol=0
+    )

@@ -1,40 +1,95 @@
+import functools
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from multilevel_networks import cnn, dense_operator, mlp, normed_blocks, residual, scatter_weights, seeded, tensors_of
+from multilevel_networks import (
+    cnn,
+    dense_operator,
+    mlp,
+    normed_blocks,
+    randomise_norms,
+    residual,
+    scatter_weights,
+    seeded,
+    tensors_of,
+)
 from torch import nn
 
 from accelerator.multilevel import create_network_hierarchy
-from accelerator.multilevel.transfer import Aggregates
+from accelerator.multilevel.transfer import FAMILIES, Aggregates, state_of, write_state
+from domain.physics.model.fno import FNO
 
 IMAGES = torch.zeros(1, 2, 8, 8).double()
 
 pytestmark = pytest.mark.filterwarnings("ignore:transfer='weighted' keeps the function only")
 
-options = st.fixed_dictionaries(
-    {
-        "factor": st.sampled_from([2, 4]),
-        "matching": st.sampled_from(["heavy_edge", "random", "identity"]),
-        "transfer": st.sampled_from(["average", "weighted"]),
+FACTORS = {"average": 2, "weighted": 1.5, "inject": 3, "net2wider": 4}
+MATCHING = {"mlp": "random", "cnn": "heavy_edge", "residual": "identity", "blocks": "radial_basis", "fno": "random"}
+OPTIONS = {"fno": {"axes": ("width", "modes")}, "stack": {"axes": ("width", "depth")}}
+
+
+class Stack(nn.Module):
+    """Residual blocks with normalisation between two convolutions; takes [B, 2, 8, 8]."""
+
+    def __init__(self, count=3, channels=6):
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(2, channels, 1), nn.ModuleList(Block(channels) for _ in range(count))
+        self.head = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+class Block(nn.Module):
+    """x + tanh(norm(conv(x)))."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return x + torch.tanh(self.norm(self.conv(x)))
+
+
+def stack(seed=0):
+    torch.manual_seed(seed)
+    return randomise_norms(Stack().double()).eval()
+
+
+@functools.cache
+def network_of(kind, transfer, hidden=(7, 12), bias=True, seed=0):
+    """Two levels, coarsened by the family's factor."""
+    makers = {
+        "mlp": lambda: (mlp((3, *hidden, 2), nn.ReLU, bias, seed), torch.zeros(1, 3).double()),
+        "cnn": lambda: (cnn(7, seed=seed), IMAGES),
+        "residual": lambda: (residual(seed=seed), IMAGES),
+        "blocks": lambda: (normed_blocks(seed), torch.zeros(1, 5, 3).double()),
+        "fno": lambda: (FNO((2, 8, 8), (1, 8, 8), width=5, modes=(3, 4), layers=2, projection=4).double(), IMAGES),
+        "stack": lambda: (stack(seed), IMAGES),
     }
+    model, x = makers[kind]()
+    options = {"factor": FACTORS[transfer], "matching": MATCHING.get(kind, "random"), "transfer": transfer}
+    options |= {"noise": 0.0, "min_width": 1, "generator": seeded(seed)} | OPTIONS.get(kind, {})
+    return create_network_hierarchy(model, x, levels=2, **options)
+
+
+every_network = pytest.mark.parametrize(("kind", "family"), [*itertools.product([*MATCHING, "stack"], FAMILIES)])
+any_mlp = given(
+    st.builds(
+        network_of,
+        st.just("mlp"),
+        st.sampled_from(FAMILIES),
+        st.lists(st.integers(3, 13), min_size=1, max_size=3).map(tuple),
+        st.booleans(),
+        st.integers(0, 3),
+    )
 )
-
-
-@st.composite
-def hierarchies(draw):
-    """Two-level hierarchies of MLPs of any (odd) widths, convolutional, residual and normed networks."""
-    seed = draw(st.integers(0, 100))
-    chosen = draw(options)
-    kind = draw(st.sampled_from(["mlp", "cnn", "residual", "blocks"]))
-    if kind == "mlp":
-        hidden = draw(st.lists(st.integers(2, 13), min_size=1, max_size=3))
-        model, x = mlp((3, *hidden, 2), nn.ReLU, draw(st.booleans()), seed), torch.zeros(1, 3).double()
-    elif kind == "blocks":
-        model, x = normed_blocks(seed), torch.zeros(1, 5, 3).double()
-    else:
-        model, x = (cnn(7, seed=seed) if kind == "cnn" else residual(seed=seed)), IMAGES
-    return create_network_hierarchy(model, x, levels=2, min_width=1, generator=seeded(seed), **chosen)
 
 
 def random_tensors(model, seed=1):
@@ -43,65 +98,81 @@ def random_tensors(model, seed=1):
     return {name: torch.randn(t.shape, generator=generator, dtype=torch.float64) for name, t in tensors.items()}
 
 
-@settings(deadline=None, max_examples=60)
-@given(hierarchies())
-def test_matrix_free_operators_equal_dense_matrices(network):
-    (transfer,) = network.transfers
-    fine, coarse = (random_tensors(level) for level in network.levels)
-    for name in fine:
-        for squared in (False, True):
-            for operator, entries, tensor in [
-                (transfer.restrict, "R", fine[name]),
-                (transfer.prolong, "P", coarse[name]),
-                (transfer.prolong_transposed, "PT", fine[name]),
-                (transfer.restrict_transposed, "RT", coarse[name]),
-            ]:
-                expected = dense_operator(transfer, name, entries)(tensor, squared)
-                torch.testing.assert_close(operator(name, tensor, squared=squared), expected, rtol=1e-12, atol=1e-12)
-
-
-@settings(deadline=None, max_examples=60)
-@given(hierarchies())
-def test_restriction_inverts_prolongation(network):
-    (transfer,) = network.transfers
-    for name, tensor in random_tensors(network.levels[1]).items():
-        back = transfer.restrict(name, transfer.prolong(name, tensor))
-        torch.testing.assert_close(back, tensor, rtol=1e-12, atol=1e-12)
-
-
-@settings(deadline=None, max_examples=60)
-@given(hierarchies())
-def test_transposes_are_adjoint(network):
-    (transfer,) = network.transfers
+def check_algebra(network):
+    """Matrix-free = dense, RP = I, adjointness: each with random states."""
+    (hop,) = network.hops
     fine, coarse = random_tensors(network.levels[0], 1), random_tensors(network.levels[1], 2)
-    for name, z in coarse.items():
-        g = fine[name]
-        for forward, adjoint in [
-            (lambda t, name=name: transfer.prolong(name, t), transfer.prolong_transposed(name, g)),
-            (lambda t, name=name: transfer.restrict_transposed(name, t), transfer.restrict(name, g)),
+    if "depth" not in hop.transfers:
+        for operator, entries, state in [
+            (hop.restrict, "R", fine),
+            (hop.prolong, "P", coarse),
+            (hop.prolong_transposed, "PT", fine),
+            (hop.restrict_transposed, "RT", coarse),
         ]:
-            torch.testing.assert_close((forward(z) * g).sum(), (z * adjoint).sum(), rtol=1e-10, atol=1e-10)
+            for squared in (False, True):
+                expected = dict(state)
+                for transfer in hop.transfers.values():
+                    expected = {n: dense_operator(transfer, n, entries)(t, squared) for n, t in expected.items()}
+                torch.testing.assert_close(operator(state, squared=squared), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(hop.restrict(hop.prolong(coarse)), coarse, rtol=1e-12, atol=1e-12)
+    dual = hop.prolong_transposed(hop.restrict_transposed(coarse))
+    torch.testing.assert_close(dual, coarse, rtol=1e-12, atol=1e-12)
+    for up, down in [(hop.prolong, hop.prolong_transposed), (hop.restrict_transposed, hop.restrict)]:
+        above, below = inner(up(coarse), fine), inner(coarse, down(fine))
+        torch.testing.assert_close(above, below, rtol=1e-10, atol=1e-10)
 
 
-@settings(deadline=None, max_examples=40)
-@given(hierarchies(), st.sampled_from([0.0, 0.3, 1.0]))
-def test_prolongation_keeps_the_stated_share_of_the_fine_detail(network, keep):
-    (transfer,) = network.transfers
+def inner(one, other):
+    assert one.keys() == other.keys()
+    return sum((one[name] * other[name]).sum() for name in one)
+
+
+@every_network
+def test_operators_equal_dense_matrices_invert_and_are_adjoint(kind, family):
+    check_algebra(network_of(kind, family))
+
+
+@settings(deadline=None, max_examples=15)
+@any_mlp
+def test_the_operators_of_any_odd_widths_equal_dense_matrices_invert_and_are_adjoint(network):
+    check_algebra(network)
+
+
+@every_network
+@pytest.mark.parametrize("keep", [0.0, 0.3, 1.0])
+def test_prolongation_keeps_the_stated_share_of_the_fine_detail(kind, family, keep):
+    network = network_of(kind, family)
     fine, coarse = network.levels
-    before = {name: tensor.clone() for name, tensor in tensors_of(fine).items()}
+    (hop,) = network.hops
+    before, held = state_of(fine), state_of(coarse)
+    before, held = ({name: tensor.clone() for name, tensor in state.items()} for state in (before, held))
     scatter_weights(coarse, 3)
-    network.prolongate(0, keep=keep)
-    for name, tensor in tensors_of(fine).items():
-        if not tensor.is_floating_point():
-            continue
-        p, r = (dense_operator(transfer, name, entries) for entries in "PR")
-        n0, nc = before[name], tensors_of(coarse)[name]
+    network.prolongate(0, keep={"width": keep, "modes": keep, "depth": keep})
+    found, learned = state_of(fine), state_of(coarse)
+    up, back = hop.prolong(learned), hop.prolong(hop.restrict(before))
+    for name, tensor in found.items():
         if "running_var" in name:
-            expected = p(nc) * (n0 / p(r(n0))) ** keep
             assert (tensor > 0).all()
-        else:
-            expected = p(nc) + keep * (n0 - p(r(n0)))
-        torch.testing.assert_close(tensor.detach(), expected.detach(), rtol=1e-10, atol=1e-10)
+        elif tensor.is_floating_point():
+            expected = up[name] + keep * (before[name] - back[name])
+            torch.testing.assert_close(tensor, expected, rtol=1e-10, atol=1e-10)
+    for network_, state in ((fine, before), (coarse, held)):
+        write_state(network_, state)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_variance_is_corrected_by_a_factor(family):
+    """v = 𝒫v_c · (v₀/𝒫𝓡v₀)^keep: positive whatever the coarse level has learned."""
+    network = network_of("cnn", family)
+    fine, coarse = network.levels
+    before, held = ({n: t.clone() for n, t in state_of(level).items()} for level in (fine, coarse))
+    scatter_weights(coarse, 3)
+    network.prolongate(0, keep=0.3)
+    p, r = (dense_operator(network.hops[0].transfers["width"], "1.running_var", entries) for entries in "PR")
+    v0, vc = before["1.running_var"], coarse[1].running_var
+    torch.testing.assert_close(fine[1].running_var, p(vc) * (v0 / p(r(v0))) ** 0.3, rtol=1e-10, atol=1e-10)
+    write_state(fine, before)
+    write_state(coarse, held)
 
 
 def test_average_gives_the_mean_of_rows_and_the_sum_of_columns():

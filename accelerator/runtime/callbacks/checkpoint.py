@@ -27,7 +27,7 @@ class CheckpointCallback(Callback):
         """Read the section ``checkpoint``."""
         section = context.config["checkpoint"]
         self._epochs, self._steps = section["every_epochs"], section["every_steps"]
-        self._saved = -1
+        self._saved = (-1, -1)
 
     def step_end(self, context: Context) -> None:
         """Save inside a pass, if asked to; and always before a signal ends the run."""
@@ -45,13 +45,13 @@ class CheckpointCallback(Callback):
             self._save(context)
 
     def stage_end(self, context: Context) -> None:
-        """Save a stage."""
-        if self._saved != context.state.step:
+        """Save a stage, unless a cycle goes on."""
+        if context.at_boundary and self._saved != _place(context):
             self._save(context)
 
     def failed(self, context: Context) -> None:
         """Save the steps since the last save, if it was a signal: it can come while a pass is validated."""
-        if isinstance(context.error, Terminated) and self._saved != context.state.step:
+        if isinstance(context.error, Terminated) and self._saved != _place(context):
             self._save(context)
 
     def _save(self, context: Context) -> None:
@@ -70,4 +70,9 @@ class CheckpointCallback(Callback):
             commit=context.commit,
             versions={"torch": torch.__version__, "accelerator": version("accelerator-platform")},
         )
-        self._saved = state.step
+        self._saved = _place(context)
+
+
+def _place(context: Context) -> tuple[int, int]:
+    """A stage without steps of its own may still have changed the network, by a correction."""
+    return context.state.step, context.state.stage

@@ -21,7 +21,11 @@ class MetricLogger(Callback):
     """Writes every metric of the run to its journal.
 
     Keys: ``train/loss`` each step; ``train/epoch_loss`` (mean over the pass's samples), ``lr``, ``epoch``, ``work``
-    and ``level`` each pass; what validation and test measure, as they measure it.
+    and ``level`` each pass and where a stage starts; what validation and test measure, as they measure it.
+
+    Of a multigrid cycle also the mean losses of its stages, ``fine_loss`` before going down, ``coarse_loss/<level>``
+    and ``final_loss`` after the correction, and what the changes of level measured: ``tau_norm/<level>``,
+    ``correction_norm``, ``correction_scale``, ``corrections_guarded``.
     """
 
     priority = 50
@@ -30,14 +34,25 @@ class MetricLogger(Callback):
         self._losses: list[Tensor] = []
         self._sizes: list[int] = []
         self._sum, self._samples = 0.0, 0
+        self._stage_sum, self._stage_steps = 0.0, 0
         self._last = 0
         self._due = 0.0
+
+    def stage_start(self, context: Context) -> None:
+        """Take down the level of the steps that follow, unless resuming inside the stage: then it is on record."""
+        if context.state.stage_step:
+            return
+        self._stage_sum, self._stage_steps = 0.0, 0
+        if context.journal is not None:
+            change = {} if context.cycle is None else context.cycle.last
+            context.journal.metrics({"work": context.state.work, "level": context.level, **change}, context.state.step)
 
     def step_end(self, context: Context) -> None:
         """Take down the step's loss."""
         losses = self._losses
         losses.append(context.loss)  # pyright: ignore[reportArgumentType]
-        self._sizes.append(len(context.batch[1]))
+        # The pass is what the level that sees all the data makes of it: steps on a cycle's own batches do not count.
+        self._sizes.append(0 if context.in_window else len(context.batch[1]))
         self._last = context.state.step
         if len(losses) >= _LOSSES or time.monotonic() > self._due:
             self._drain(context)
@@ -65,6 +80,10 @@ class MetricLogger(Callback):
     def stage_end(self, context: Context) -> None:
         """Leave nothing behind when the level changes."""
         self._drain(context)
+        if context.cycle is not None and context.journal is not None and self._stage_steps:
+            corrected = context.stages[context.state.stage].cycle
+            name = f"coarse_loss/{context.level}" if context.in_window else "final_loss" if corrected else "fine_loss"
+            context.journal.metrics({name: self._stage_sum / self._stage_steps}, context.state.step)
 
     def save_start(self, context: Context) -> None:
         """The journal's position goes into the checkpoint: every step up to it must be there."""
@@ -81,12 +100,14 @@ class MetricLogger(Callback):
             context.journal.flush()
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums of the pass at hand."""
-        return {"sum": self._sum, "samples": self._samples}
+        """The sums of the pass and of the stage at hand."""
+        stage = {"stage_sum": self._stage_sum, "stage_steps": self._stage_steps}
+        return {"sum": self._sum, "samples": self._samples, **stage}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the pass at hand."""
         self._sum, self._samples = state["sum"], state["samples"]
+        self._stage_sum, self._stage_steps = state["stage_sum"], state["stage_steps"]
 
     def _drain(self, context: Context) -> None:
         if not self._losses:
@@ -96,6 +117,8 @@ class MetricLogger(Callback):
         first = self._last - len(values) + 1
         for value, size in zip(values, self._sizes, strict=True):
             self._sum += value * size
+            self._stage_sum += value
+            self._stage_steps += 1
             self._samples += size
         if context.journal is not None:
             for step, value in enumerate(values, first):

@@ -5,7 +5,10 @@ seed → data → model → hierarchy → engine.prepare → optimizer → sched
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,9 @@ from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.callbacks.early_stopping import EarlyStopping
 from accelerator.runtime.callbacks.manager import CallbackManager
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
-from accelerator.runtime.context.component import build, present
+from accelerator.runtime.context.component import build, find, present
 from accelerator.runtime.context.context import Context, StagePlan, move
+from accelerator.runtime.context.cycle import Cycle
 from accelerator.runtime.context.scheduler import WorkScheduler
 from accelerator.runtime.data.feed import PAIRING, Batch, mix
 from accelerator.runtime.data.pipeline import Data, Transforms, build_data, build_transforms
@@ -71,14 +75,20 @@ def build_context(
     budget = trainer["max_epochs"] * data.train.batches
     if trainer["max_steps"] is not None:
         budget = min(budget, trainer["max_steps"])
-    method = build("multilevel", config["multilevel"], "multilevel", imports=imports)
-    network = method.hierarchy(model, batch[0], torch.Generator().manual_seed(mix(seed, PAIRING)))
-    levels = [model] if network is None else list(network.levels)
-    costs = [1.0] if network is None else list(network.costs)
-    for level in levels[1:]:
-        engine.prepare(level)
-    plan = list(method.stages(budget))
-    stages = [StagePlan(stage.level, steps) for stage, steps in zip(plan, steps_of(plan, costs), strict=True)]
+    with _told_as("multilevel", config["multilevel"], imports):
+        method = build("multilevel", config["multilevel"], "multilevel", imports=imports)
+        network = method.hierarchy(model, batch[0], torch.Generator().manual_seed(mix(seed, PAIRING)))
+        levels = [model] if network is None else list(network.levels)
+        costs = [1.0] if network is None else list(network.costs)
+        for level in levels[1:]:
+            engine.prepare(level)
+        plan = list(method.stages(budget, costs, data.train.batches))
+        stages = [
+            StagePlan(stage.level, steps, stage.cycle, stage.overhead)
+            for stage, steps in zip(plan, steps_of(plan, costs), strict=True)
+        ]
+        fas = None if network is None else method.fas(network)
+        plateau = method.plateau()
 
     hooks = {
         name: build("callback", section, f"callbacks.{name}", imports=imports)
@@ -106,6 +116,9 @@ def build_context(
             run_dir / CHECKPOINTS,
             **{key: config["checkpoint"][key] for key in ("monitor", "mode", "keep")},
         ),
+        method=method,
+        cycle=None if fas is None else Cycle(method, fas),
+        plateau=plateau,
         level=stages[0].level,
         validate_every=trainer["validate_every"],
         fingerprint=fingerprint,
@@ -122,8 +135,23 @@ def build_context(
         monitor=config["checkpoint"]["monitor"],
         imports=imports,
     )
+    context.scheduler.move_to(context.optimizer, method.lr_factor(context.level))
     context.bind()
     return context
+
+
+@contextmanager
+def _told_as(section: str, values: Mapping[str, Any], imports: tuple[str, ...]) -> Iterator[None]:
+    """What the pure API has to say, with the section that the user wrote it in before its keys."""
+    try:
+        yield
+    except ConfigError as error:
+        keys = inspect.signature(find(section, values, section, imports)).parameters
+        key = re.compile(rf"(?:{'|'.join(keys)})\b")
+        raise ConfigError(
+            problem if problem.startswith(section) else section + ("." if key.match(problem) else ": ") + problem
+            for problem in error.problems
+        ) from error
 
 
 def _check_monitor(key: str, monitor: str, mode: str, metrics: Mapping[str, Metric], data: Data) -> None:

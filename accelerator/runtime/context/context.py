@@ -12,10 +12,13 @@ from torch.optim import Optimizer
 
 from accelerator.errors import CheckpointError, ConfigError
 from accelerator.multilevel.hierarchy import MultilevelNetwork
+from accelerator.multilevel.method import Single
 from accelerator.multilevel.optimizer_state import carry_optimizer_state
+from accelerator.multilevel.schedule import Plateau
 from accelerator.runtime.callbacks.manager import CallbackManager
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.context.component import build
+from accelerator.runtime.context.cycle import Cycle
 from accelerator.runtime.context.scheduler import WorkScheduler
 from accelerator.runtime.context.training import TrainingState
 from accelerator.runtime.data.pipeline import Data
@@ -26,10 +29,12 @@ from accelerator.utilities.seed import rng_state, set_rng_state
 
 
 class StagePlan(NamedTuple):
-    """A stage of the schedule: this many steps on this level."""
+    """A stage of the schedule: this many steps on this level, entered as part of a cycle or not, at this cost."""
 
     level: int
     steps: int
+    cycle: bool = False
+    overhead: float = 0.0
 
 
 @dataclass
@@ -42,6 +47,9 @@ class Context:
         levels: the networks, fine to coarse; the first is the user's model.
         network: the hierarchy they belong to; None when there is one level.
         costs: of a step on each level, in work units.
+        method: how it is trained; the config's section ``multilevel``.
+        cycle: where the run stands in a multigrid cycle; None if its method has none.
+        plateau: what ends a coarse level before its budget is spent; None if nothing does.
         level: the level being trained.
         metrics: measured at validation and test.
         fingerprint: of the config, for checkpoints.
@@ -67,6 +75,9 @@ class Context:
     metrics: dict[str, Metric]
     callbacks: CallbackManager
     checkpoints: CheckpointHandler | None
+    method: Single = field(default_factory=Single)
+    cycle: Cycle | None = None
+    plateau: Plateau | None = None
     optimizer: Optimizer = field(init=False)
     scheduler: WorkScheduler = field(init=False)
     state: TrainingState = field(default_factory=TrainingState)
@@ -93,6 +104,27 @@ class Context:
         return self.costs[self.level]
 
     @property
+    def stage_steps(self) -> int:
+        """The steps of the stage at hand."""
+        return self.stages[self.state.stage].steps + (self.state.extra or 0)
+
+    @property
+    def in_window(self) -> bool:
+        """Whether a coarse level of a cycle is trained, on the cycle's own batches."""
+        return self.cycle is not None and self.cycle.top is not None
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the stage at hand is followed by another level for good, or by nothing: not by a part of a cycle."""
+        following = self.stages[self.state.stage + 1 :][:1]
+        here = self.stages[self.state.stage].level
+        return all(not stage.cycle and stage.level != here for stage in following)
+
+    def level_batch(self, level: int, batch: Any) -> Any:
+        """What a level sees of a batch (on a coarser grid, along the resolution axis)."""
+        return batch if self.network is None else self.network.level_batch(level, *batch)
+
+    @property
     def imports(self) -> tuple[str, ...]:
         """The user's own modules."""
         return tuple(self.config["imports"])
@@ -109,26 +141,52 @@ class Context:
         self.engine.bind(self.model, self.objective, self.optimizer, self.config["trainer"]["clip_norm"])
         self.model.train()
 
-    def change_level(self, level: int) -> None:
-        """Go to another level: the networks' weights, the optimizer's state and the learning rates follow."""
-        network, source = self.network, self.level
+    def change_level(self, stage: StagePlan) -> None:
+        """Go to a stage's level: the networks' weights, the optimizer's state and the learning rates follow."""
+        network, source, level = self.network, self.level, stage.level
+        if self.cycle is not None:
+            self.cycle.last = {}
+        if level == source:
+            return
         assert network is not None
+        if stage.cycle:
+            assert self.cycle is not None
+            before = self.state.work
+            (self.cycle.descend if level > source else self.cycle.ascend)(self, source)
+            # A correction that the guard scaled back took more losses than planned.
+            self.state.spared -= self.state.work - before - stage.overhead
+            self.scheduler.catch_up(self.state.work)
+            return
         optimizer = self.make_optimizer(level)
-        move(network, source, level)
+        move(network, source, level, self.method.share)
         carry_optimizer_state(self.optimizer, optimizer, network, source, level)
+        if self.method.optimizer_state == "reset":
+            optimizer.state.clear()
+        if self.plateau is not None:
+            self.plateau.start()
+        self.take_optimizer(optimizer, source, level)
+
+    def take_optimizer(self, optimizer: Optimizer, source: int, level: int) -> None:
+        """Train a level with its optimizer from now on, at the learning rates the schedule has come to."""
+        change = self.method.lr_factor(level) / self.method.lr_factor(source)
+        for group, current in zip(optimizer.param_groups, self.optimizer.param_groups, strict=True):
+            group.update({key: value for key, value in current.items() if key not in ("params", "param_names")})
         self.optimizer, self.level = optimizer, level
-        self.scheduler.move_to(optimizer)
+        self.scheduler.move_to(optimizer, change)
         self.bind()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs to go on as if nothing had happened."""
         return {
             "state": self.state.state_dict(),
+            "level": self.level,
             "model": self.levels[0].state_dict() if self.network is None else None,
             "network": None if self.network is None else self.network.state_dict(),
             "transforms": self.data.transforms.state_dict(),
             "facts": self.data.facts,
             "optimizer": self.optimizer.state_dict(),
+            "cycle": None if self.cycle is None else self.cycle.state_dict(),
+            "plateau": None if self.plateau is None else self.plateau.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "callbacks": self.callbacks.state_dict(),
             "journal": 0 if self.journal is None else self.journal.position(),
@@ -154,6 +212,7 @@ class Context:
                 f"the checkpoint is of stage {self.state.stage + 1}, this run's schedule has {len(self.stages)}"
             )
         self.level = self.stages[self.state.stage].level
+        self._check_place(saved)
         self.optimizer = self.make_optimizer(self.level)
         if same_config:
             try:
@@ -163,12 +222,37 @@ class Context:
             self.scheduler.move_to(self.optimizer)
             self.scheduler.load_state_dict(saved["scheduler"])
             self.callbacks.load_state_dict(saved["callbacks"])
+            if self.cycle is not None:
+                self.cycle.load_state_dict(self, saved["cycle"])
+            if self.plateau is not None:
+                self.plateau.load_state_dict(saved["plateau"])
         else:
+            if saved.get("cycle") is not None and saved["cycle"]["top"] is not None:
+                raise CheckpointError(
+                    "the checkpoint was saved inside a multigrid cycle, which only a run of the same config can go on "
+                    "with; resume from one saved on the finest level, or with the config unchanged"
+                )
             take_moments(self.optimizer, saved["optimizer"])
             self.scheduler.restart(self.optimizer, self.state.work)
+            self.scheduler.move_to(self.optimizer, self.method.lr_factor(self.level))
             self.state.epoch, self.state.batch = self.state.epoch + (self.state.batch > 0), 0
         self.bind()
         set_rng_state(saved["rng"])
+
+    def _check_place(self, saved: Mapping[str, Any]) -> None:
+        """Compare where the checkpoint was saved with where the schedule is at that stage."""
+        begun = next(stage.level for stage in reversed(self.stages[: self.state.stage + 1]) if not stage.cycle)
+        ours = (self.level, begun if self.level > begun else None)
+        theirs = (saved["level"], None if saved["cycle"] is None else saved["cycle"]["top"])
+        if ours != theirs:
+            places = [
+                f"level {level}" + ("" if top is None else f" in a cycle begun on level {top}")
+                for level, top in (theirs, ours)
+            ]
+            raise CheckpointError(
+                f"the checkpoint is of stage {self.state.stage + 1} on {places[0]}, where this run's schedule is on "
+                f"{places[1]}: resume with the multilevel=… and the trainer.max_epochs or max_steps it was saved with"
+            )
 
     def load_weights(self, saved: Mapping[str, Any]) -> None:
         """Take the networks' weights and the transforms' statistics from a checkpoint's state."""
@@ -200,9 +284,9 @@ def take_moments(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
             group.update(option)
 
 
-def move(network: MultilevelNetwork, source: int, target: int) -> None:
+def move(network: MultilevelNetwork, source: int, target: int, share: float = 1.0) -> None:
     """Carry the weights from one level to another, through those in between."""
     for level in range(source, target):
         network.restrict(level)
     for level in range(source - 1, target - 1, -1):
-        network.prolongate(level)
+        network.prolongate(level, share=share)

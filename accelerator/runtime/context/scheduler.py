@@ -59,6 +59,13 @@ class WorkScheduler:
             if not self._plateau:
                 self.scheduler.step()
 
+    def catch_up(self, work: float) -> None:
+        """As `advance`, for work that was not done by steps of this optimizer."""
+        with warnings.catch_warnings():
+            # torch warns of a schedule that steps before its optimizer has.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self.advance(work)
+
     def validated(self, metrics: Mapping[str, float]) -> None:
         """Tell a plateau scheduler the new value of what it watches."""
         if self._plateau:
@@ -69,9 +76,24 @@ class WorkScheduler:
                 )
             self.scheduler.step(metrics[self.monitor])  # pyright: ignore[reportCallIssue, reportArgumentType]
 
-    def move_to(self, optimizer: Optimizer) -> None:
-        """Go on with another level's optimizer, whose groups hold the current learning rates and momenta already."""
+    def move_to(self, optimizer: Optimizer, factor: float = 1.0) -> None:
+        """Go on with another level's optimizer, whose groups hold the current learning rates and momenta already.
+
+        Args:
+            optimizer: of the level.
+            factor: what all learning rates, those to come too, are multiplied by.
+        """
         state = self.scheduler.state_dict()
+        if factor != 1:
+            for group in optimizer.param_groups:
+                for key in ("lr", "initial_lr", "max_lr", "min_lr"):
+                    if key in group:
+                        group[key] = group[key] * factor
+            for key in ("base_lrs", "max_lrs", "_last_lr", "min_lrs"):
+                if key in state:
+                    state[key] = [rate * factor for rate in state[key]]
+            if "eta_min" in state:
+                state["eta_min"] *= factor
         # A new scheduler starts from the first learning rate, and some from the first momentum too.
         current = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         self._make(optimizer)
@@ -84,10 +106,7 @@ class WorkScheduler:
         self._ticks = 0
         self.next = self._due()
         self._make(optimizer)
-        with warnings.catch_warnings():
-            # torch warns of a schedule that steps before its optimizer has.
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-            self.advance(work)
+        self.catch_up(work)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""

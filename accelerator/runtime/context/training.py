@@ -16,6 +16,9 @@ class TrainingState:
         batch: batches done in the pass at hand.
         stage: index of the stage at hand.
         stage_step: steps done in that stage.
+        extra: steps it has beyond its plan, from what earlier stages spared (fewer, if they overspent or it ended
+            early itself); None until it is begun.
+        spared: work units that stages which ended early left for later ones; less what the guard cost beyond its plan.
         validated: the step the network was last measured at on the validation split.
         work: work units done; one is a step of the full network.
         metrics: the last value of each metric of validation or test.
@@ -26,6 +29,8 @@ class TrainingState:
     batch: int = 0
     stage: int = 0
     stage_step: int = 0
+    extra: int | None = None
+    spared: float = 0.0
     validated: int = -1
     work: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)

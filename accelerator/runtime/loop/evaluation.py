@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @torch.inference_mode()
 def evaluate(context: Context, split: str) -> dict[str, float]:
-    """Loss and metrics of the bound network on a split.
+    """Loss and metrics of the bound network on a split, as its level sees it.
 
     The loss is the one trained on, in the units trained on; metrics see predictions and targets in the data's own
     units (target transforms undone).
@@ -32,7 +32,7 @@ def evaluate(context: Context, split: str) -> dict[str, float]:
         metric.reset()
     try:
         for batch in context.data.feeds[split].epoch(0):
-            prediction, target = engine.predict(batch)
+            prediction, target = engine.predict(context.level_batch(context.level, batch))
             loss.update(prediction, target)
             if context.metrics and transforms.changes_targets:
                 prediction, target = transforms.original(prediction), transforms.original(target)

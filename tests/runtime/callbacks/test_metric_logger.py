@@ -1,7 +1,8 @@
 import pytest
-from run_outcomes import At, points
+from run_outcomes import At, points, send
 from toy_problem import plane
 
+from accelerator.errors import Terminated
 from accelerator.runtime.callbacks import logger
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.run import execute
@@ -63,11 +64,28 @@ def test_a_pass_is_described_by_rates_work_and_level(tiny_config, tmp_path):
     execute(config, tmp_path)
     for key, expected in {
         "epoch": [(3, 1), (6, 2)],
-        "work": [(3, 3.0), (6, 6.0)],
-        "level": [(3, 0), (6, 0)],
+        "work": [(0, 0.0), (3, 3.0), (6, 6.0)],
+        "level": [(0, 0), (3, 0), (6, 0)],
         "lr": [(3, 0.025), (6, 0.0125)],
     }.items():
         assert points(tmp_path, key) == expected, key
+
+
+def test_level_and_work_are_on_record_where_a_stage_starts_and_once(tiny_config, tmp_path):
+    config = tiny_config(
+        model={"name": "mlp", "hidden": [16]}, multilevel={"name": "cascade", "levels": 2}, trainer={"max_epochs": 3}
+    )
+    costs = []
+    look = At("run_start", lambda context: costs.extend([context.costs[1], context.stages[0].steps]))
+    stop = At("step_end", send(), number=2)
+    with pytest.raises(Terminated):
+        execute(config, tmp_path, callbacks={"look": look, "stop": stop})
+    result = execute(config, tmp_path, resume=tmp_path / "checkpoints")
+    cost, coarse = costs
+    assert points(tmp_path, "level")[0] == (0, 1)
+    assert [step for step, _ in points(tmp_path, "level")] == sorted([0, coarse, *range(3, result.steps + 1, 3)])
+    assert (coarse, 0) in points(tmp_path, "level")
+    assert (coarse, pytest.approx(coarse * cost)) in points(tmp_path, "work")
 
 
 def test_what_validation_and_test_measure_is_on_record(tiny_config, tmp_path):

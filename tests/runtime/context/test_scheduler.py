@@ -218,3 +218,57 @@ def test_begun_anew_it_is_where_the_work_done_puts_it(case, work):
     scheduler.restart(fresh, work)
     assert hyper(fresh) == hyper(stepped)
     assert scheduler.next == expected.next
+
+
+FACTOR_CASES = CASES | {
+    "cosine to a floor": ({"name": "CosineAnnealingLR", "T_max": 6, "eta_min": 0.01}, None),
+    "cyclic": ({"name": "CyclicLR", "base_lr": 0.01, "max_lr": 0.1, "step_size_up": 3, "cycle_momentum": False}, None),
+    "linear": ({"name": "LinearLR", "total_iters": 5}, None),
+    "polynomial": ({"name": "PolynomialLR", "total_iters": 6, "power": 2.0}, None),
+}
+
+
+def two_groups():
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    return SGD([{"params": first.parameters()}, {"params": second.parameters(), "lr": 0.02}], lr=0.1, momentum=0.9)
+
+
+def rates(optimizer):
+    return [group["lr"] for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("case", FACTOR_CASES)
+def test_a_level_has_its_multiple_of_the_rates_to_come_too_in_every_group(case):
+    section, _ = FACTOR_CASES[case]
+    stayed, here = two_groups(), two_groups()
+    expected, scheduler, factor = ours(section, stayed), ours(section, here), 1.0
+    moves = {0: 3.0, 5: 0.5, 11: 1.0, 13: 7.0}
+    for step in range(TOTAL - 1):
+        if step in moves:
+            arrived = two_groups()
+            for group, source in zip(arrived.param_groups, hyper(here), strict=True):
+                group.update(source)
+            scheduler.move_to(arrived, moves[step] / factor)
+            here, factor = arrived, moves[step]
+        assert rates(here) == [pytest.approx(factor * rate) for rate in rates(stayed)], step
+        for optimizer, one in ((stayed, expected), (here, scheduler)):
+            optimizer.step()
+            one.catch_up(step + 1)
+
+
+def test_a_plateau_reduces_the_rates_of_every_level_alike_down_to_its_floor():
+    section = {"name": "ReduceLROnPlateau", "patience": 0, "factor": 0.5, "min_lr": 0.01}
+    stayed, here = two_groups(), two_groups()
+    expected, scheduler = ours(section, stayed), ours(section, here)
+    scheduler.move_to(here, 3.0)
+    for _ in range(6):
+        for one in (expected, scheduler):
+            one.validated({"val/loss": 1.0})
+        assert rates(here) == [pytest.approx(3 * rate) for rate in rates(stayed)]
+    assert rates(stayed) == [0.01, 0.01]
+
+
+def test_work_that_no_step_did_moves_the_rates_without_a_warning():
+    optimizer = adam()
+    ours({"name": "StepLR", "step_size": 1, "gamma": 0.5}, optimizer).catch_up(2 * PER_EPOCH)
+    assert optimizer.param_groups[0]["lr"] == 0.025
