@@ -19,6 +19,10 @@ SECTIONS = {
     "default_run": "The default experiment",
     "cascade": "A cascade against plain training",
     "multilevel.fno": "Fourier neural operators: modes and grid together",
+    "multilevel.mlp": "Wide multilayer perceptrons",
+    "multilevel.cnn": "Progressive resolution on images",
+    "multilevel.transformer": "A character language model",
+    "multilevel.cycles": "FAS cycles at equal work",
     "multilevel.matching": "Coarsening: matching, transfer, a change of level",
 }
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -34,13 +38,11 @@ def main(wanted: list[str]) -> int:
     if unknown := [name for name in wanted if name not in SECTIONS]:
         print(f"no such section: {', '.join(unknown)}; there are: {', '.join(SECTIONS)}", file=sys.stderr)
         return 2
-    sections = _read()
     for name in wanted or SECTIONS:
         print(f"measuring {name} …", flush=True)
         text = f"{import_module(f'benchmarks.{name}').run()}\n\n`python -m benchmarks {name}` · {_machine()}"
-        sections[name] = text
         print(text, flush=True)
-        _write(sections)
+        _write(_read() | {name: text})  # read anew: another process may be measuring other sections
     return 0
 
 

@@ -9,7 +9,7 @@ itself is your own loop. Nested iteration (train coarse, prolong, train finer):
 >>> x = torch.randn(32, 4); y = x.prod(dim=1, keepdim=True)
 >>> network = create_network_hierarchy(model, x, levels=3)
 >>> optimizers = [torch.optim.Adam(level.parameters(), lr=1e-2) for level in network.levels]
->>> stages = list(cascade(budget=20.0, levels=3))
+>>> stages = list(cascade(budget=20.0, costs=network.costs))
 >>> for stage, steps in zip(stages, steps_of(stages, network.costs)):
 ...     level = stage.level
 ...     if level < 2:

@@ -33,7 +33,7 @@ TAUS: tuple[Tau, ...] = ("none", "wholeset", "minibatch")
 Batch = tuple[Tensor, Tensor]
 
 # A correction that raises the loss too much is halved this often before it is given up.
-_HALVINGS = 4
+HALVINGS = 4
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class FAS:
             return loss() + self._tau_term(level)
 
         if self.line_search:
-            values = {self.scale / 2**k: value_at(self.scale / 2**k) for k in range(_HALVINGS)}
+            values = {self.scale / 2**k: value_at(self.scale / 2**k) for k in range(HALVINGS)}
             finite = {scale: value for scale, value in values.items() if math.isfinite(value)}
             best = min(finite, key=finite.__getitem__, default=0.0)
             best = best if best and finite[best] < before else 0.0
@@ -194,7 +194,7 @@ class FAS:
         assert self.guard is not None
         bound = before + self.guard * abs(before)
         scale = self.scale
-        for _ in range(_HALVINGS + 1):
+        for _ in range(HALVINGS + 1):
             if value_at(scale) <= bound:
                 return Correction(norm, scale, guarded=scale != self.scale, evaluations=evaluations)
             scale /= 2

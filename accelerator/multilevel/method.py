@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from accelerator.errors import ConfigError, did_you_mean
-from accelerator.multilevel.fas import FAS, SUBSETS, Tau, check_options, subset
+from accelerator.multilevel.fas import FAS, HALVINGS, SUBSETS, Tau, check_options, subset
 from accelerator.multilevel.hierarchy import MultilevelNetwork, create_network_hierarchy
 from accelerator.multilevel.schedule import (
     Plateau,
@@ -118,7 +118,7 @@ class Cascade(Multilevel):
     the warm-up made of it.
 
     Args:
-        fractions: each level's share of the work, coarsest first; null: half on the finest, the rest shared equally.
+        fractions: each level's share of the work, coarsest first; null: half on the finest, the rest by √cost.
         level_epochs: instead of fractions, passes over the data on each coarse level, coarsest first; the finest gets
             what is left of the budget.
         warmup_epochs: passes on the full network before it is restricted for the first time.
@@ -157,7 +157,7 @@ class Cascade(Multilevel):
         warmup = self.warmup_epochs * steps_per_epoch
         if self.level_epochs is not None:
             return cascade_by_epochs(budget, costs, steps_per_epoch, self.level_epochs, warmup)
-        return cascade(budget, self.levels, self.fractions, warmup)
+        return cascade(budget, costs, self.fractions, warmup)
 
     def plateau(self) -> Plateau | None:
         """What ends a stage early."""
@@ -219,8 +219,8 @@ class VCycle(Multilevel):
     def smoothing(self, steps_per_epoch: int) -> Smoothing:
         """The steps of a cycle, and what they cost beside."""
         seen = steps_per_epoch if self.subset == "whole_set" else self.k
-        guarded = self.line_search or self.guard is not None
-        return Smoothing(self.pre, self.post, self.coarse, 0 if self.tau == "none" else seen, seen if guarded else 0)
+        losses = 1 + HALVINGS if self.line_search else 2 if self.guard is not None else 0
+        return Smoothing(self.pre, self.post, self.coarse, 0 if self.tau == "none" else seen, seen * losses)
 
     def window(self, cycle: int, steps_per_epoch: int, epoch: int, batch: int) -> tuple[int, int, int]:
         """The batches of a cycle: (pass, first batch, number)."""
@@ -248,7 +248,7 @@ class FullMultigrid(VCycle):
     """FMG: nested iteration in which every level is trained by V-cycles through the coarser ones.
 
     Args:
-        fractions: each level's share of the work, coarsest first; null: half on the finest, the rest shared equally.
+        fractions: each level's share of the work, coarsest first; null: half on the finest, the rest by √cost.
 
     Source: Briggs, Henson & McCormick (2000), *A Multigrid Tutorial*, ch. 3.
     """

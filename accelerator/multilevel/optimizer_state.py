@@ -7,8 +7,8 @@ as if the entries of an aggregate were uncorrelated. What is measured in steps o
 do: by 𝓡 and 𝒫.
 
 Entries that are new on the level gone to (Fourier modes, padded units) have no moments: a running mean that starts at 0
-with the step count of the others would give them a first step of (1 − β₁)/√(1 − β₂), some three times lr. They take
-their first gradient as mean and its square as second moment, which is what a fresh Adam does at its first step.
+with the step count of the others would give them a first step of (1 − β₁)/√(1 − β₂), some three times lr. Their
+averages start anew (`start_averages`): they are kept as if Adam's bias correction counted their own steps.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ KINDS: dict[str, Kind] = {
 """What each state tensor of torch's optimizers measures."""
 
 _SIGNED = ("gradient", "step")
-_AVERAGED = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg")
+_AVERAGED = ("exp_avg", "exp_avg_sq", "square_avg")
+_AGE, _NEW = ":age", ":new"
 
 
 @torch.no_grad()
@@ -101,10 +102,9 @@ def carry_optimizer_state(
     before = {name: target_optimizer.state.pop(parameter, {}) for name, parameter in targets.items()}
     found: dict[str, dict[str, Any]] = {name: {} for name in targets}
     fresh: dict[str, dict[str, Tensor]] = {}
-    waiting = _STARTING.get(source_optimizer, {})  # of a source that took no step since its own state came
     unknown: set[str] = set()
     dropped: set[str] = set()
-    for key in dict.fromkeys(key for state in held.values() for key in state):
+    for key in dict.fromkeys(key for state in held.values() for key in state if not key.endswith((_AGE, _NEW))):
         kind = _kind(source_optimizer, key)
         whole = {
             name: state[key]
@@ -116,9 +116,8 @@ def carry_optimizer_state(
         if moved and key in _AVERAGED and any(hop.leaves_new(down=down) for hop, down in hops):
             ones = {name: torch.ones_like(tensor) for name, tensor in whole.items()}
             for name, tensor in ones.items():
-                if (parameter := sources[name][1]) in waiting.get(key, {}):
-                    mask = waiting[key][parameter]
-                    tensor.mul_(0 if mask is None else ~mask)
+                if held[name].get(key + _AGE) == 0:  # no step was taken since they came to the source
+                    tensor.sub_(held[name].get(key + _NEW, 1.0))
             for name, mask in _moved(ones, kind, hops).items():
                 if name in targets and bool((new := mask == 0).any()):
                     fresh.setdefault(key, {})[name] = new
@@ -157,33 +156,80 @@ def carry_optimizer_state(
 
 
 def start_averages(optimizer: Optimizer, fresh: Mapping[str, Mapping[Tensor, Tensor | None]]) -> None:
-    """At the optimizer's next step, let entries of its running averages begin at the gradient (squared for second
-    moments) instead of at zero.
+    """Let entries of an optimizer's running averages start anew with its next step, bounded as in a fresh optimizer.
+
+    An average of k steps of its own is a = b·a + (1 − b)·g with b = β(1 − βᵏ⁻¹)/(1 − βᵏ). The optimizer adds with its β
+    and corrects the bias of all its t steps; a hook before each step makes up for the difference until k is large. What
+    it needs stands in the optimizer's state, so it survives a checkpoint; after loading one, call `go_on_starting`.
 
     Args:
         optimizer: whose state holds the averages.
         fresh: by key of the state (`exp_avg`, …) and parameter, a mask of the entries; None: all of them.
     """
+    for key, masks in fresh.items():
+        for parameter, mask in masks.items():
+            state = optimizer.state[parameter]
+            state[key + _AGE] = 0
+            state.pop(key + _NEW, None)
+            if mask is not None:
+                state[key + _NEW] = mask.to(parameter.dtype)
+    go_on_starting(optimizer)
+
+
+def go_on_starting(optimizer: Optimizer) -> None:
+    """Look in an optimizer's state for averages that have started anew; needed after its state was loaded."""
     if optimizer not in _STARTING:
-        optimizer.register_step_pre_hook(_start)
-    _STARTING[optimizer] = fresh
+        optimizer.register_step_pre_hook(_before_step)
+    _STARTING[optimizer] = [
+        (parameter, key.removesuffix(_AGE), group)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        for key in optimizer.state.get(parameter, {})
+        if key.endswith(_AGE)
+    ]
 
 
-# The averages that begin at an optimizer's next step. (A hook cannot remove itself while torch walks through them.)
-_STARTING: WeakKeyDictionary[Optimizer, Mapping[str, Mapping[Tensor, Tensor | None]]] = WeakKeyDictionary()
+# The averages that have started anew: parameter, key, its group. (A hook cannot remove itself while torch walks through
+# the hooks, so it stays, with nothing to do.)
+_STARTING: WeakKeyDictionary[Optimizer, list[tuple[Tensor, str, dict[str, Any]]]] = WeakKeyDictionary()
+
+# After this many times 1/(1 − β) steps an average has forgotten how it began.
+_FORGOTTEN = 5
 
 
 @torch.no_grad()
-def _start(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    fresh, _STARTING[optimizer] = _STARTING[optimizer], {}
-    ascending = {id(p) for group in optimizer.param_groups if group.get("maximize") for p in group["params"]}
-    for key, masks in fresh.items():
-        for parameter, mask in masks.items():
-            average = optimizer.state[parameter].get(key)
-            if average is not None and parameter.grad is not None:
-                gradient = -parameter.grad if id(parameter) in ascending else parameter.grad
-                gradient = gradient if KINDS[key] in _SIGNED else gradient.square()
-                average.copy_(gradient if mask is None else torch.where(mask, gradient, average))
+def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    if not (starting := _STARTING[optimizer]):
+        return
+    left = []
+    for parameter, key, group in starting:
+        state, gradient = optimizer.state[parameter], parameter.grad
+        if gradient is None:
+            left.append((parameter, key, group))
+            continue
+        if KINDS[key] not in _SIGNED:
+            gradient = gradient.square()
+        elif group.get("maximize"):
+            gradient = -gradient
+        beta = group["alpha"] if "alpha" in group else group["betas"][KINDS[key] not in _SIGNED]
+        age = state[key + _AGE] = state[key + _AGE] + 1
+        own = beta * (1 - beta ** (age - 1)) / (1 - beta**age)
+        before = after = 1.0  # RMSprop corrects no bias
+        if "betas" in group:
+            steps = float(state["step"])
+            before, after = 1 - beta**steps or 1.0, 1 - beta ** (steps + 1)
+        keep, add = after * own / (before * beta), (after * (1 - own) - (1 - beta)) / beta
+        average, new = state[key], state.get(key + _NEW)
+        if new is None:
+            average.mul_(keep).add_(gradient, alpha=add)
+        else:
+            average.addcmul_(new, average * (keep - 1) + gradient * add)
+        if age * (1 - beta) < _FORGOTTEN:
+            left.append((parameter, key, group))
+        else:
+            del state[key + _AGE]
+            state.pop(key + _NEW, None)
+    _STARTING[optimizer] = left
 
 
 def carry_average(
@@ -237,8 +283,13 @@ class MultilevelAdam(torch.optim.Adam):
         carry_optimizer_state(self, other, self.network, self.level, level)
         self.param_groups[0]["params"] = other.param_groups[0]["params"]
         self.state = other.state
-        start_averages(self, _STARTING.pop(other, {}))
+        go_on_starting(self)
         self.level = level
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        super().load_state_dict(state_dict)
+        go_on_starting(self)
 
 
 Hops = list[tuple[Hop, bool]]

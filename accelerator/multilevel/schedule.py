@@ -49,7 +49,7 @@ class Smoothing:
         post: on each level after the correction from a coarser one.
         coarse: on the coarsest level.
         tau_batches: batches whose gradients make up tau; 0 without tau.
-        guard_batches: batches on which the loss is compared before and after a correction; 0 without a guard.
+        guard_losses: losses of a batch that are computed at a correction; 0 without guard and line search.
 
     Raises:
         ConfigError: a number is negative, or no level would be trained.
@@ -59,7 +59,7 @@ class Smoothing:
     post: int = 4
     coarse: int = 8
     tau_batches: int = 0
-    guard_batches: int = 0
+    guard_losses: int = 0
 
     def __post_init__(self) -> None:
         for name in ("pre", "post", "coarse"):
@@ -85,32 +85,33 @@ def single(budget: float) -> Iterator[Stage]:
 
 
 def cascade(
-    budget: float, levels: int, fractions: Sequence[float] | None = None, warmup: float = 0.0
+    budget: float, costs: Sequence[float], fractions: Sequence[float] | None = None, warmup: float = 0.0
 ) -> Iterator[Stage]:
     """Nested iteration: from the coarsest level to the finest, each visited once.
 
-    >>> [(stage.level, stage.work) for stage in cascade(100.0, 3, (0.25, 0.25, 0.5))]
+    >>> [(stage.level, stage.work) for stage in cascade(100.0, (1.0, 0.4, 0.1), (0.25, 0.25, 0.5))]
     [(2, 25.0), (1, 25.0), (0, 50.0)]
 
     With a warm-up the finest level is trained first, then restricted: 0 · 2 · 1 · 0.
 
     Args:
         budget: in work units, the warm-up included.
-        levels: how many levels there are, the finest included; 1 is plain training.
+        costs: of a step on each level, finest first; one level is plain training.
         fractions: each level's share of what the warm-up leaves, **in the order run, coarsest first**; positive, of
             sum 1. By default `default_fractions`.
         warmup: work units on the finest level before the first restriction.
 
     Raises:
-        ConfigError: the budget, the levels or the fractions cannot be used.
+        ConfigError: the budget or the fractions cannot be used.
 
     Source: nested iteration is Brandt (1977), *Multi-level adaptive solutions to boundary-value problems*, §1; the
     warm-up is Zou et al. (2024), *A Multi-Level Framework for Accelerating Training Transformer Models*.
     """
     _check_budget(budget)
+    levels = len(costs)
     if levels < 1:
-        raise ConfigError(f"levels={levels}: a cascade needs at least one level")
-    shares = default_fractions(levels) if fractions is None else tuple(fractions)
+        raise ConfigError("costs=[]: a cascade needs at least one level")
+    shares = default_fractions(costs) if fractions is None else tuple(fractions)
     if len(shares) != levels:
         raise ConfigError(
             f"fractions={list(shares)} has {len(shares)} entries for {levels} levels: give one a level, coarsest first"
@@ -231,7 +232,7 @@ def full_multigrid(
     """
     smoothing = smoothing or Smoothing()
     _check_levels(costs, "fmg")
-    for nested in cascade(budget, len(costs), fractions):
+    for nested in cascade(budget, costs, fractions):
         if nested.level == len(costs) - 1:
             yield nested
             continue
@@ -259,7 +260,7 @@ def _cycle(level: int, costs: Sequence[float], shape: str, smoothing: Smoothing)
             overhead = smoothing.tau_batches * (costs[at - 1] + costs[at])
         else:
             # A forward pass is a third of a forward and backward pass.
-            overhead = 2 * smoothing.guard_batches * costs[at] / 3
+            overhead = smoothing.guard_losses * costs[at] / 3
         return Stage(at, steps * costs[at], steps, not first, overhead)
 
     def descend(at: int, kind: str) -> Iterator[Stage]:
@@ -278,11 +279,16 @@ def _cycle(level: int, costs: Sequence[float], shape: str, smoothing: Smoothing)
     yield from descend(level, shape)
 
 
-def default_fractions(levels: int) -> tuple[float, ...]:
-    """Half of the work on the finest level, the rest in equal parts on the coarser ones (coarsest first)."""
-    if levels == 1:
-        return (1.0,)
-    return (0.5 / (levels - 1),) * (levels - 1) + (0.5,)
+def default_fractions(costs: Sequence[float]) -> tuple[float, ...]:
+    """Half of the work on the finest level, the rest on the coarser ones in proportion to √cost (coarsest first).
+
+    In equal parts, a level that costs next to nothing would take more steps than it can use, and most of the time.
+
+    >>> [round(share, 2) for share in default_fractions((1.0, 0.25, 0.0625))]
+    [0.17, 0.33, 0.5]
+    """
+    roots = [math.sqrt(cost) for cost in reversed(costs[1:])]
+    return (*(0.5 * root / sum(roots) for root in roots), 0.5 if roots else 1.0)
 
 
 def steps_of(stages: Iterable[Stage], costs: Sequence[float]) -> list[int]:
@@ -291,7 +297,7 @@ def steps_of(stages: Iterable[Stage], costs: Sequence[float]) -> list[int]:
     What rounding leaves over (or overspends) in a stage is handed to the next one, so the total spent differs from the
     budget by at most half a step of the last stage, unless a stage is too short for its one step.
 
-    >>> steps_of(cascade(10.0, 2, (0.5, 0.5)), costs=(1.0, 0.3))
+    >>> steps_of(cascade(10.0, (1.0, 0.3), (0.5, 0.5)), costs=(1.0, 0.3))
     [17, 5]
 
     Args:

@@ -206,12 +206,13 @@ def dry_run(config: Mapping[str, Any]) -> Context:
         The context, for a look at what would run.
     """
     context = build_context(config, None)
-    context.engine.forward_backward(next(iter(context.data.train.epoch(0))))
+    context.engine.forward_backward(context.level_batch(context.level, next(iter(context.data.train.epoch(0)))))
     context.engine.optimizer_step()
     context.model.eval()
     for split in ("val", "test"):
         if split in context.data.feeds:
-            prediction, target = context.engine.predict(next(iter(context.data.feeds[split].epoch(0))))
+            batch = context.level_batch(context.level, next(iter(context.data.feeds[split].epoch(0))))
+            prediction, target = context.engine.predict(batch)
             for metric in context.metrics.values():
                 metric.update(context.data.transforms.original(prediction), context.data.transforms.original(target))
     return context

@@ -14,7 +14,7 @@ from accelerator.multilevel import (
     create_fno_hierarchy,
     create_network_hierarchy,
 )
-from accelerator.multilevel.optimizer_state import start_averages
+from accelerator.multilevel.optimizer_state import go_on_starting, start_averages
 from accelerator.multilevel.transfer import state_of
 from domain.physics.model.fno import FNO
 
@@ -333,7 +333,10 @@ def test_the_first_step_of_a_new_mode_is_bounded_by_the_learning_rate(kind, opti
         net.prolongate(0)
         carry_optimizer_state(source, target, net, 1, 0)
         if not bounded:
-            start_averages(target, {})
+            for state in target.state.values():
+                for key in [key for key in state if ":" in key]:
+                    del state[key]
+            go_on_starting(target)
         weight = net.levels[0].spectral[0].weight
         before = weight.detach().clone()
         fit(net, 0, target, x, 1, sign)
@@ -344,6 +347,34 @@ def test_the_first_step_of_a_new_mode_is_bounded_by_the_learning_rate(kind, opti
         taken.append(float(step.abs().max()) / 1e-4)
     assert taken[0] == pytest.approx(1.0, abs=0.01)
     assert taken[1] > without
+
+
+@pytest.mark.parametrize(("kind", "before"), [("Adam", 3), ("AdamW", 200), ("RMSprop", 50)])
+def test_averages_that_start_anew_are_those_of_a_fresh_optimizer(kind, before):
+    """Step by step, also through a checkpoint; of RMSprop, which corrects no bias, Adam's without momentum."""
+    torch.manual_seed(0)
+    gradients = torch.randn(before + 45, 5, dtype=torch.float64)
+    old, fresh = (torch.nn.Parameter(torch.zeros(5, dtype=torch.float64)) for _ in range(2))
+    make = getattr(torch.optim, kind)
+    optimizer = make([old], lr=0.01)
+    reference = torch.optim.Adam([fresh], lr=0.01, betas=(0.0, 0.99)) if kind == "RMSprop" else make([fresh], lr=0.01)
+    for gradient in gradients[:before]:
+        old.grad = gradient
+        optimizer.step()
+    keys = [key for key in ("exp_avg", "exp_avg_sq", "square_avg") if key in optimizer.state[old]]
+    start_averages(optimizer, {key: {old: None} for key in keys})
+    with torch.no_grad():
+        old.zero_()
+    for step, gradient in enumerate(gradients[before:]):
+        old.grad, fresh.grad = gradient.clone(), gradient.clone()
+        optimizer.step()
+        reference.step()
+        torch.testing.assert_close(old, fresh, rtol=1e-9, atol=1e-9)
+        if step == 20:
+            saved = copy.deepcopy(optimizer.state_dict())
+            optimizer = make([old], lr=0.01)
+            optimizer.load_state_dict(saved)
+            go_on_starting(optimizer)
 
 
 def test_a_level_passed_without_a_step_hands_the_start_of_its_averages_on():

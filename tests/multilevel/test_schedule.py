@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given
@@ -18,25 +19,31 @@ from accelerator.multilevel.schedule import (
     steps_of,
 )
 
+COSTS = tuple(0.4**level for level in range(8))
+
 
 def test_single_spends_all_on_the_finest_level():
     assert list(single(7)) == [Stage(0, 7.0)]
 
 
 def test_cascade_runs_coarsest_first_with_fractions_in_the_order_run():
-    assert list(cascade(200, 3, (0.1, 0.3, 0.6))) == [Stage(2, 20.0), Stage(1, 60.0), Stage(0, 120.0)]
+    assert list(cascade(200, COSTS[:3], (0.1, 0.3, 0.6))) == [Stage(2, 20.0), Stage(1, 60.0), Stage(0, 120.0)]
 
 
 def test_a_cascade_of_one_level_is_plain_training():
-    assert list(cascade(5.0, 1)) == list(single(5.0))
+    assert list(cascade(5.0, COSTS[:1])) == list(single(5.0))
 
 
 @given(st.floats(1e-3, 1e6), st.integers(1, 8))
 def test_default_stages_spend_the_budget_from_the_coarsest_level_to_the_finest(budget, levels):
-    stages = list(cascade(budget, levels))
+    stages = list(cascade(budget, COSTS[:levels]))
     assert math.isclose(sum(stage.work for stage in stages), budget)
     assert [stage.level for stage in stages] == list(reversed(range(levels)))
-    assert math.isclose(sum(default_fractions(levels)), 1)
+    shares = default_fractions(COSTS[:levels])
+    assert math.isclose(sum(shares), 1)
+    assert shares[-1] == (0.5 if levels > 1 else 1)
+    coarse = shares[:-1]
+    assert all(math.isclose(b / a, math.sqrt(1 / 0.4)) for a, b in pairwise(coarse))
 
 
 @given(
@@ -45,7 +52,7 @@ def test_default_stages_spend_the_budget_from_the_coarsest_level_to_the_finest(b
 def test_whole_steps_spend_the_budget_to_half_a_step_of_the_last_stage(budget, shares, costs):
     costs = [1.0, *costs][: len(shares)]
     shares = shares[: len(costs)]
-    stages = list(cascade(budget, len(costs), [share / sum(shares) for share in shares]))
+    stages = list(cascade(budget, costs, [share / sum(shares) for share in shares]))
     steps = steps_of(stages, costs)
     spent = sum(count * costs[stage.level] for count, stage in zip(steps, stages, strict=True))
     assert min(steps) >= 1
@@ -104,7 +111,7 @@ def test_full_multigrid_is_nested_iteration_with_cycles():
 
 def test_the_cost_of_tau_and_of_the_guard_is_counted():
     """Tau: a gradient of the finer and one of the coarser level a batch; the guard: two forward passes."""
-    smoothing = Smoothing(1, 1, 2, tau_batches=6, guard_batches=3)
+    smoothing = Smoothing(1, 1, 2, tau_batches=6, guard_losses=6)
     one = list(cycles(100, (1.0, 0.5, 0.2), "v", smoothing))[:5]
     assert [stage.overhead for stage in one] == pytest.approx(
         [0, 6 * (1 + 0.5), 6 * (0.5 + 0.2), 2 * 3 * 0.5 / 3, 2 * 3 * 1 / 3]
@@ -137,11 +144,11 @@ def test_cycles_never_overspend_and_what_is_left_goes_to_the_finest_level(budget
 
 
 def test_a_warm_up_comes_first_and_is_part_of_the_budget():
-    stages = list(cascade(100, 3, (0.25, 0.25, 0.5), warmup=20))
+    stages = list(cascade(100, COSTS[:3], (0.25, 0.25, 0.5), warmup=20))
     assert stages == [Stage(0, 20), Stage(2, 20.0), Stage(1, 20.0), Stage(0, 40.0)]
-    assert sum(stage.work for stage in cascade(100, 1, warmup=20)) == 100
+    assert sum(stage.work for stage in cascade(100, COSTS[:1], warmup=20)) == 100
     with pytest.raises(ConfigError, match="a warm-up of 100 work units leaves nothing of a budget of 100"):
-        list(cascade(100, 3, warmup=100))
+        list(cascade(100, COSTS[:3], warmup=100))
 
 
 def test_epochs_on_each_coarse_level_and_what_is_left_on_the_finest():
@@ -181,11 +188,11 @@ def test_a_stage_too_short_for_one_step_takes_one():
     [
         (lambda: list(single(0)), "budget=0"),
         (lambda: list(single(math.nan)), "budget=nan"),
-        (lambda: list(cascade(-1.0, 2)), "budget=-1.0"),
-        (lambda: list(cascade(1.0, 0)), "levels=0"),
-        (lambda: list(cascade(1.0, 3, (0.5, 0.5))), "has 2 entries for 3 levels"),
-        (lambda: list(cascade(1.0, 2, (0.5, 0.6))), "add up to 1.1"),
-        (lambda: list(cascade(1.0, 2, (1.5, -0.5))), "must be positive"),
+        (lambda: list(cascade(-1.0, COSTS[:2])), "budget=-1.0"),
+        (lambda: list(cascade(1.0, ())), "costs="),
+        (lambda: list(cascade(1.0, COSTS[:3], (0.5, 0.5))), "has 2 entries for 3 levels"),
+        (lambda: list(cascade(1.0, COSTS[:2], (0.5, 0.6))), "add up to 1.1"),
+        (lambda: list(cascade(1.0, COSTS[:2], (1.5, -0.5))), "must be positive"),
         (lambda: list(cycles(10, [1.0])), "a v-cycle needs at least 2 levels, the hierarchy has 1"),
         (lambda: list(cycles(5, [1.0, 0.5])), "one V-cycle costs 12 work units, the budget is 5: fewer pre, post"),
         (

@@ -36,7 +36,7 @@ def test_it_does_what_the_loop_in_the_packages_documentation_does_to_the_last_bi
     x, y = data()
     by_hand, trained = hierarchy(), hierarchy()
     optimizers = [adam(level.parameters()) for level in by_hand.levels]
-    stages = list(cascade(budget=20.0, levels=3))
+    stages = list(cascade(budget=20.0, costs=by_hand.costs))
     trainer = CascadeTrainer(trained, mse_loss, adam)
     losses = []
     counts = steps_of(stages, by_hand.costs)

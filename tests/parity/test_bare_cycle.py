@@ -17,6 +17,7 @@ from accelerator.multilevel import (
     gradients,
     steps_of,
 )
+from accelerator.multilevel.optimizer_state import start_averages
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.context.build import build_context
 from accelerator.runtime.data.feed import PAIRING, InMemoryFeed, mix
@@ -83,7 +84,7 @@ class Bare:
 
     def steps(self, level, number, afresh):
         optimizer = self.optimizers[level]
-        if level == 0:  # what the guard took beyond its two losses is saved here
+        if level == 0:  # what the guard took beyond its planned losses is saved here
             saved = min(round(self.owed), number)
             number, self.owed = number - saved, self.owed - saved
         for step in range(number):
@@ -93,10 +94,9 @@ class Bare:
             if level:
                 self.fas.add_tau(level, step)
             if afresh and step == 0:
-                for parameter, state in optimizer.state.items():
-                    if "exp_avg" in state:
-                        state["exp_avg"].copy_(parameter.grad)
-                    else:
+                start_averages(optimizer, {"exp_avg": {p: None for p, s in optimizer.state.items() if "exp_avg" in s}})
+                for state in optimizer.state.values():
+                    if "momentum_buffer" in state:
                         state["momentum_buffer"].zero_()
             optimizer.step()
             optimizer.zero_grad()
@@ -117,7 +117,9 @@ class Bare:
         self.cycle(coarse)
         correction = self.fas.ascend(level, (lambda: self.loss(level)) if self.guarded else None)
         self.corrections.append(correction)
-        self.owed += max(correction.evaluations - 2, 0) * K * self.network.costs[level] / 3
+        self.owed += (
+            max(correction.evaluations - (5 if self.fas.line_search else 2), 0) * K * self.network.costs[level] / 3
+        )
         if self.carried == "carry":
             self.optimizers[level] = self.make(level)
             carry_optimizer_state(self.optimizers[coarse], self.optimizers[level], self.network, coarse, level)
@@ -183,7 +185,8 @@ def same_cycles(tiny_config, levels, kind, tau, carried, **options):
     # Three cycles; the rest of the budget is trained on the finest level.
     probe = costs(levels)
     coarse = PRE + POST + COARSE * probe[-1] + (levels - 2) * (PRE + POST) * probe[1]
-    dual = sum(2 * K * cost / 3 for cost in probe[:-1]) if options.get("guard", 0.1) is not None else 0
+    losses = 5 if options.get("line_search") else 0 if options.get("guard", 0.1) is None else 2
+    dual = sum(losses * K * cost / 3 for cost in probe[:-1])
     taus = 0 if tau == "none" else K * sum(probe[i] + probe[i + 1] for i in range(levels - 1))
     budget = round(3.4 * (coarse + dual + taus))
     context, found = platform(tiny_config, method | steps, OPTIMIZERS[kind], max_epochs=99, max_steps=budget)
@@ -216,7 +219,7 @@ def test_a_cascade_is_that_of_a_loop_of_ones_own(tiny_config, kind, options):
     network = hierarchy(3)
     feed, losses = InMemoryFeed(*plane()["train"], 8, shuffle=True), []
     warmup = options.get("warmup_epochs", 0) * feed.batches
-    stages = list(cascade(10 * feed.batches, 3, options.get("fractions"), warmup))
+    stages = list(cascade(10 * feed.batches, network.costs, options.get("fractions"), warmup))
     arguments = {key: value for key, value in OPTIMIZERS[kind].items() if key not in ("name", "lr")}
     here, optimizer = stages[0].level, None
     for level in range(here):

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from accelerator.errors import CheckpointError, ConfigError
 from accelerator.multilevel.hierarchy import MultilevelNetwork
 from accelerator.multilevel.method import Single
-from accelerator.multilevel.optimizer_state import carry_optimizer_state
+from accelerator.multilevel.optimizer_state import carry_optimizer_state, go_on_starting
 from accelerator.multilevel.schedule import Plateau
 from accelerator.runtime.callbacks.manager import CallbackManager
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
@@ -217,6 +217,7 @@ class Context:
         if same_config:
             try:
                 self.optimizer.load_state_dict(saved["optimizer"])
+                go_on_starting(self.optimizer)
             except (KeyError, ValueError) as error:
                 raise CheckpointError(f"the checkpoint does not fit this run's optimizer: {error}") from error
             self.scheduler.move_to(self.optimizer)
@@ -279,6 +280,7 @@ def take_moments(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     theirs = [group.keys() - {"params", "initial_lr"} for group in saved["param_groups"]]
     if [group.keys() for group in options] == theirs:
         optimizer.load_state_dict(dict(saved))
+        go_on_starting(optimizer)
         for group, option in zip(optimizer.param_groups, options, strict=True):
             group.pop("initial_lr", None)
             group.update(option)

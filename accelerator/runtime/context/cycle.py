@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from accelerator.multilevel.fas import FAS, coupled_decay, gradients
-from accelerator.multilevel.optimizer_state import carry_optimizer_state, start_averages
+from accelerator.multilevel.optimizer_state import carry_optimizer_state, go_on_starting, start_averages
 from accelerator.runtime.data.feed import Batch, Feed
+from accelerator.utilities.seed import rng_state, set_rng_state
 
 if TYPE_CHECKING:
     from accelerator.runtime.context.context import Context
@@ -80,7 +81,13 @@ class Cycle:
         """Go up from ``level`` by one: add the correction."""
         fine = level - 1
         guarded = self.fas.guard is not None or self.fas.line_search
-        correction = self.fas.ascend(fine, (lambda: self._loss(context, fine)) if guarded else None)
+        rng = rng_state()
+
+        def loss() -> float:
+            set_rng_state(rng)  # the same dropout before and after
+            return self._loss(context, fine)
+
+        correction = self.fas.ascend(fine, loss if guarded else None)
         context.state.work += correction.evaluations * self.window[2] * context.costs[fine] / 3
         self.guarded += correction.guarded
         self.last = {
@@ -115,6 +122,7 @@ class Cycle:
         for level, saved in state["optimizers"].items():
             optimizer = context.make_optimizer(int(level))
             optimizer.load_state_dict(saved)
+            go_on_starting(optimizer)
             self.optimizers[int(level)] = optimizer
         if context.level in self.optimizers:
             self.optimizers[context.level] = context.optimizer
@@ -169,7 +177,7 @@ def restart_momentum(optimizer: Optimizer) -> None:
     averages: dict[str, dict[Tensor, None]] = {}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
-            if key in ("exp_avg", "grad_avg"):
+            if key == "exp_avg":
                 averages.setdefault(key, {})[parameter] = None
             elif key == "momentum_buffer" and isinstance(value, Tensor):
                 value.zero_()

@@ -225,7 +225,9 @@ def test_guarded_corrections_are_counted(tiny_config, tmp_path):
 
 
 def test_of_nested_cycles_every_level_is_measured_before_it_is_left(tiny_config, tmp_path):
-    config = configured(tiny_config, CYCLE | {"name": "fmg"}, trainer={"max_epochs": 20, "validate_every": 1000})
+    config = configured(
+        tiny_config, CYCLE | {"name": "fmg", "guard": None}, trainer={"max_epochs": 20, "validate_every": 1000}
+    )
     watch, contexts = Watch(), []
     execute(config, tmp_path, callbacks={"watch": watch, "look": At("run_start", contexts.append)})
     step, expected = 0, []
