@@ -23,17 +23,18 @@ itself is your own loop. Nested iteration (train coarse, prolong, train finer):
 `model` is `network.levels[0]` and now trained.
 """
 
+from accelerator.multilevel.aggregates import Aggregates
 from accelerator.multilevel.coupling import Coupling, Group, trace_coupling
 from accelerator.multilevel.fas import FAS, Correction, coupled_decay, gradients
 from accelerator.multilevel.hierarchy import (
     MultilevelNetwork,
     create_fno_hierarchy,
     create_network_hierarchy,
-    prolongate,
-    restrict,
 )
+from accelerator.multilevel.hop import Hop
 from accelerator.multilevel.matching import MATCHINGS, HeavyEdge
 from accelerator.multilevel.optimizer_state import MultilevelAdam, carry_average, carry_optimizer_state
+from accelerator.multilevel.pairs import prolongate, restrict
 from accelerator.multilevel.resampling import GridSampling, coarsen_grid
 from accelerator.multilevel.schedule import (
     Smoothing,
@@ -46,7 +47,7 @@ from accelerator.multilevel.schedule import (
     steps_of,
 )
 from accelerator.multilevel.trainer import CascadeTrainer
-from accelerator.multilevel.transfer import Aggregates, Hop, Transfer, UnitTransfer
+from accelerator.multilevel.transfer import Transfer, UnitTransfer
 
 __all__ = [
     "FAS",

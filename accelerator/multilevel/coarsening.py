@@ -12,23 +12,15 @@ import torch
 from torch import nn
 
 from accelerator.errors import ConfigError, did_you_mean
+from accelerator.multilevel.aggregates import FAMILIES, Aggregates, Family
 from accelerator.multilevel.coupling import Coupling, Example, Group, trace_coupling
 from accelerator.multilevel.depth import DepthTransfer, Stack, find_stacks, shallower
+from accelerator.multilevel.hop import Hop
 from accelerator.multilevel.layout import Axis
 from accelerator.multilevel.matching import MATCHINGS, Matching, coarse_width, match_blocks
 from accelerator.multilevel.narrowing import narrowed
 from accelerator.multilevel.resampling import GridSampling
-from accelerator.multilevel.transfer import (
-    FAMILIES,
-    Aggregates,
-    Family,
-    Hop,
-    Transfer,
-    UnitTransfer,
-    state_of,
-    unit_features,
-    write_state,
-)
+from accelerator.multilevel.transfer import Transfer, UnitTransfer, state_of, unit_features, write_state
 
 AXES = ("width", "modes", "resolution", "depth")
 UNIT_AXES: tuple[Axis, ...] = ("modes", "width")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from accelerator.errors import ConfigError, did_you_mean
+from accelerator.multilevel.aggregates import Family
 from accelerator.multilevel.fas import FAS, HALVINGS, SUBSETS, Tau, check_options, subset
 from accelerator.multilevel.hierarchy import MultilevelNetwork, create_network_hierarchy
 from accelerator.multilevel.schedule import (
@@ -23,7 +24,6 @@ from accelerator.multilevel.schedule import (
     full_multigrid,
     single,
 )
-from accelerator.multilevel.transfer import Family
 
 OptimizerState = Literal["carry", "reset", "separate"]
 

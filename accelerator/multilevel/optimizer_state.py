@@ -25,7 +25,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from accelerator.errors import ConfigError
 from accelerator.multilevel.hierarchy import MultilevelNetwork
-from accelerator.multilevel.transfer import Hop, state_of, write_state
+from accelerator.multilevel.hop import Hop
+from accelerator.multilevel.transfer import state_of, write_state
 
 Kind = Literal["gradient", "gradient magnitude", "gradient squared", "step", "step magnitude", "step squared"]
 

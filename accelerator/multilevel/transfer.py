@@ -21,20 +21,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from accelerator.errors import ConfigError
+from accelerator.multilevel.aggregates import Aggregates, Entries, Operator
 from accelerator.multilevel.coupling import Coupling, Slot
-from accelerator.multilevel.layout import Role, Span
+from accelerator.multilevel.layout import Span
 
-Family = Literal["average", "weighted", "inject", "net2wider"]
-FAMILIES: tuple[Family, ...] = ("average", "weighted", "inject", "net2wider")
-Operator = Literal["P", "R"]
 State = Mapping[str, Tensor]
 
 
@@ -59,81 +55,6 @@ class Transfer(Protocol):
     def restrict_transposed(self, state: State, *, squared: bool = False) -> dict[str, Tensor]:
         """𝓡ᵀ: a gradient, from the coarse level to the fine one."""
         ...
-
-
-@dataclass(frozen=True)
-class Aggregates:
-    """How the units of one group are aggregated between two levels.
-
-    Args:
-        parent: the coarse unit of each fine unit, [fine].
-        p: prolongation weights, [fine].
-        r: restriction weights, [fine]; Σ p·r = 1 over every aggregate.
-    """
-
-    parent: Tensor
-    p: Tensor
-    r: Tensor
-
-    @classmethod
-    def average(cls, parent: Tensor, dtype: torch.dtype = torch.float64) -> Aggregates:
-        """Rows averaged, columns summed: p = 1, r = 1/m for an aggregate of m units.
-
-        Prolongation copies units and splits what reads them, so it keeps the function for any activation. (Not
-        through LayerNorm or GroupNorm where the aggregates differ in size: a single unit counts for 1 of n units there,
-        but for 1 of ⌈n/2⌉ on the coarse level.)
-        """
-        ones = torch.ones(len(parent), dtype=dtype, device=parent.device)
-        return cls(parent, ones, 1 / _gather_sum(ones, parent))
-
-    @classmethod
-    def weighted(cls, parent: Tensor, norm: Tensor) -> Aggregates:
-        """Units in proportion to their norms ν = ‖[w, b]‖, [fine]: p = ν/mean(ν), r = 1/m for an aggregate of m units.
-
-        Exact on parallel pairs (w_j = α w_i, α > 0) and function-preserving for positively homogeneous activations
-        (ReLU). It equals `average` where norms are equal; an aggregate of norm zero takes p = 1.
-        """
-        ones = torch.ones_like(norm)
-        r = 1 / _gather_sum(ones, parent)
-        mean = _gather_sum(norm * r, parent)
-        return cls(parent, torch.where(mean > 0, norm / mean, ones), r)
-
-    @classmethod
-    def inject(cls, parent: Tensor, dtype: torch.dtype = torch.float64) -> Aggregates:
-        """Copy and pad: the first unit of each aggregate stands for it, the others are left out and come back as zeros
-        (p = r = 1 for the first, 0 for the others).
-
-        Prolongation keeps the function: nothing reads the units that are new. (But LayerNorm and GroupNorm, which take
-        their zeros into the mean and variance.)
-        """
-        first = torch.zeros(len(parent), dtype=dtype, device=parent.device)
-        first[_first_members(parent)] = 1
-        return cls(parent, first, first)
-
-    @classmethod
-    def crop(cls, fine: int, coarse: int, *, centred: bool, device: torch.device, dtype: torch.dtype) -> Aggregates:
-        """Frequencies: the first `coarse` of 0 … K−1, or the middle ones of −K … K−1; the others come back as zeros."""
-        begin = (fine - coarse) // 2 if centred else 0
-        index = torch.arange(fine, device=device)
-        kept = ((index >= begin) & (index < begin + coarse)).to(dtype)
-        return cls((index - begin).clamp(0, coarse - 1), kept, kept)
-
-    @cached_property
-    def coarse(self) -> int:
-        """The number of coarse units."""
-        return int(self.parent.max()) + 1
-
-    def weights(self, role: Role, operator: Operator) -> Tensor:
-        """The entries of P or R on a dimension of this role, [fine]."""
-        if role in ("invariant", "variance"):
-            # A unit that is new under prolongation (p = 0) takes the value of its aggregate: a variance of 0 is none.
-            ones = torch.ones_like(self.p)
-            spread = torch.where(self.p == 0, ones, self.p**2) if role == "variance" else ones
-            if operator == "P":
-                return spread
-            read = (self.r != 0).to(self.r)
-            return read / _gather_sum(spread * read, self.parent)
-        return self.p if (role == "column") == (operator == "R") else self.r
 
 
 class UnitTransfer:
@@ -255,151 +176,6 @@ class UnitTransfer:
         return self._entries[key]
 
 
-@dataclass(frozen=True)
-class Entries:
-    """The entries of P or R on one dimension, ready to gather by.
-
-    Args:
-        parent: the coarse unit of each fine unit, [fine].
-        weights: [fine]; None if all are 1.
-        members: the i-th fine unit with an entry of each coarse unit, [coarse] each.
-        scales: their entries, 0 where a coarse unit has fewer; None if all are 1.
-        coarse: number of coarse units.
-    """
-
-    parent: Tensor
-    weights: Tensor | None
-    members: tuple[Tensor, ...]
-    scales: tuple[Tensor | None, ...]
-    coarse: int
-
-    @property
-    def fine(self) -> int:
-        """Number of fine units."""
-        return len(self.parent)
-
-    @classmethod
-    def of(cls, parent: Tensor, weights: Tensor, coarse: int) -> Entries:
-        """From `parent` and `weights`, [fine]."""
-        present = weights.nonzero().squeeze(1)
-        counts = torch.bincount(parent[present], minlength=coarse)
-        order = present[parent[present].argsort(stable=True)]
-        place = torch.arange(max(int(counts.max()), 1), device=order.device)
-        index = (counts.cumsum(0) - counts)[:, None] + place.minimum((counts - 1).clamp_min(0)[:, None])
-        members = order[index.clamp_max(len(order) - 1)]
-        scale = weights[members] * (place < counts[:, None])
-        return cls(
-            parent,
-            None if bool((weights == 1).all()) else weights,
-            tuple(column.contiguous() for column in members.unbind(1)),
-            tuple(None if bool((column == 1).all()) else column.contiguous() for column in scale.unbind(1)),
-            coarse,
-        )
-
-
-class Hop:
-    """All there is between two neighbouring levels: one transfer after another, each along one axis.
-
-    Args:
-        transfers: by axis, in the order of restriction.
-        keep: share of each axis's detail kept by prolongation; see `prolongate`.
-    """
-
-    def __init__(self, transfers: Mapping[str, Transfer], keep: Mapping[str, float]) -> None:
-        self.transfers = dict(transfers)
-        self.keep = dict(keep)
-
-    def restrict(self, state: State, *, squared: bool = False) -> dict[str, Tensor]:
-        """𝓡: from the fine level to the coarse one."""
-        for transfer in self.transfers.values():
-            state = transfer.restrict(state, squared=squared)
-        return dict(state)
-
-    def prolong(self, state: State, *, squared: bool = False) -> dict[str, Tensor]:
-        """𝒫: from the coarse level to the fine one."""
-        for transfer in reversed(self.transfers.values()):
-            state = transfer.prolong(state, squared=squared)
-        return dict(state)
-
-    def prolong_transposed(self, state: State, *, squared: bool = False) -> dict[str, Tensor]:
-        """𝒫ᵀ: a gradient, from the fine level to the coarse one."""
-        for transfer in self.transfers.values():
-            state = transfer.prolong_transposed(state, squared=squared)
-        return dict(state)
-
-    def restrict_transposed(self, state: State, *, squared: bool = False) -> dict[str, Tensor]:
-        """𝓡ᵀ: a gradient, from the coarse level to the fine one."""
-        for transfer in reversed(self.transfers.values()):
-            state = transfer.restrict_transposed(state, squared=squared)
-        return dict(state)
-
-    def leaves_new(self, *, down: bool) -> bool:
-        """Whether some entries of the level gone to have no counterpart on the level left.
-
-        Args:
-            down: towards the coarse level, where all have one.
-        """
-        unit = (transfer for transfer in self.transfers.values() if isinstance(transfer, UnitTransfer))
-        padded = any(bool((found.r == 0).any()) for transfer in unit for found in transfer.aggregates.values())
-        return not down and (padded or "own" in self.transfers)
-
-    def counterpart(self, name: str, *, down: bool) -> str:
-        """The tensor of the level left that one of the level gone to takes its step count from.
-
-        Args:
-            name: on the level gone to.
-            down: towards the coarse level.
-        """
-        transfers = self.transfers.values()
-        for transfer in reversed(transfers) if down else transfers:
-            find = getattr(transfer, "counterpart", None)
-            name = name if find is None else find(name, down=down)
-        return name
-
-    def prolongate(self, fine: State, coarse: State, keep: Mapping[str, float] | None = None) -> dict[str, Tensor]:
-        """𝒫N_c + keep·(N₀ − 𝒫𝓡N₀), axis by axis.
-
-        Along each axis the detail is what the restriction along this axis loses of N₀ (restricted along those before).
-
-        Args:
-            fine: N₀.
-            coarse: N_c.
-            keep: by axis; by default this hop's own.
-        """
-        keep = self.keep if keep is None else keep
-        path = [fine]
-        wanted = [axis for axis in self.transfers if keep.get(axis, 0.0) != 0]
-        for axis, transfer in self.transfers.items() if wanted else ():
-            path.append(transfer.restrict(path[-1]))
-            if axis == wanted[-1]:
-                break
-        state = coarse
-        for place, (axis, transfer) in reversed(list(enumerate(self.transfers.items()))):
-            share = keep.get(axis, 0.0)
-            if share == 0:
-                state = transfer.prolong(state)
-            elif isinstance(transfer, UnitTransfer):
-                state = transfer.prolong_onto(path[place], path[place + 1], state, share)
-            else:
-                state = _prolong_onto(transfer, path[place], path[place + 1], state, share)
-        return dict(state)
-
-
-def _prolong_onto(transfer: Transfer, fine: State, restricted: State, coarse: State, keep: float) -> dict[str, Tensor]:
-    """What `UnitTransfer.prolong_onto` does, for any transfer; a variance is known by BatchNorm's name for it."""
-    held = transfer.prolong(restricted)
-    result = {}
-    for name, tensor in transfer.prolong(coarse).items():
-        if not tensor.is_floating_point():
-            result[name] = tensor
-        elif name.endswith("running_var"):
-            ratio = torch.where(held[name] > 0, fine[name] / held[name], torch.ones_like(tensor))
-            result[name] = tensor * ratio**keep
-        else:
-            result[name] = tensor + keep * (fine[name] - held[name])
-    return result
-
-
 def unit_features(coupling: Coupling, group: int, tensors: State) -> Tensor:
     """The rows [w|b] of all layers that produce a group's units, side by side: [units, features]."""
     rows = []
@@ -450,15 +226,3 @@ def _folded(view: Tensor, slot: Slot) -> Tensor:
 
 def _along(weights: Tensor, view: Tensor, dim: int) -> Tensor:
     return weights.view([-1 if axis == dim else 1 for axis in range(view.dim())])
-
-
-def _first_members(parent: Tensor) -> Tensor:
-    """The first unit of each aggregate."""
-    n = len(parent)
-    first = torch.full((int(parent.max()) + 1,), n, device=parent.device)
-    return first.scatter_reduce(0, parent, torch.arange(n, device=parent.device), "amin")
-
-
-def _gather_sum(values: Tensor, parent: Tensor) -> Tensor:
-    """For each unit the sum over its aggregate."""
-    return torch.zeros_like(values).index_add_(0, parent, values)[parent]

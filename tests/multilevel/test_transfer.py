@@ -19,7 +19,8 @@ from multilevel_networks import (
 from torch import nn
 
 from accelerator.multilevel import create_network_hierarchy
-from accelerator.multilevel.transfer import FAMILIES, Aggregates, state_of, write_state
+from accelerator.multilevel.aggregates import FAMILIES, Aggregates
+from accelerator.multilevel.transfer import state_of, write_state
 from domain.physics.model.fno import FNO
 
 IMAGES = torch.zeros(1, 2, 8, 8).double()
