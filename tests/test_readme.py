@@ -31,7 +31,7 @@ def less(command):
     if "experiment=poisson_fno" in command:
         return [*quick, *SMALL[:3], "data.grid=16", "model.modes=8", "model.width=4"]
     if "multilevel=v_cycle" in command:
-        return [*quick[:2], *SMALL, "trainer.max_epochs=20", "model.hidden=[64,64]"]
+        return [*quick[:2], *SMALL, "trainer.max_epochs=60", "model.hidden=[64,64]"]
     return quick if "data=" in command or "experiment=" in command else quick + SMALL
 
 

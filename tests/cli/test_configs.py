@@ -31,8 +31,8 @@ NEEDS = {
     "model/resnet": [*DIGITS],
     "model/transformer": ["data=text", *TEXT],
     "model/fno": ["engine.threads=1", *QUICK[1:5], "data.inputs=field", "model.modes=3", "multilevel=single"],
-    **{f"multilevel/{shape}_cycle": [*QUICK, "trainer.max_epochs=60"] for shape in "vwf"},
-    "multilevel/fmg": [*QUICK, "trainer.max_epochs=80"],
+    **{f"multilevel/{shape}_cycle": [*QUICK, "trainer.max_epochs=200"] for shape in "vwf"},
+    "multilevel/fmg": [*QUICK, "trainer.max_epochs=200"],
     "training_components/loss/cross_entropy": [*DIGITS],
     "training_components/loss/ssim": ["experiment=poisson_fno", *QUICK[:5], "model.modes=3", "loss.window_size=3"],
     "training_components/loss/weighted_sum": [

@@ -11,12 +11,21 @@ from pathlib import Path
 import pytest
 
 COMMON = ["experiment=digits", "model=mlp", "model.dropout=0.1", "loader.batch_size=64", "checkpoint.every_steps=7"]
+CYCLE = ["multilevel.pre=4", "multilevel.post=4", "multilevel.coarse=8", "multilevel.k=4", "multilevel.guard=0.1"]
 CASES = {
     "plain": [*COMMON, "model.hidden=[32,32]", "trainer.max_epochs=3"],
     "cascade": [*COMMON, "model.hidden=[64,64]", "multilevel=cascade", "trainer.max_epochs=3"],
-    "v_cycle": [*COMMON, "model.hidden=[64,64]", "multilevel=v_cycle", "multilevel.rematch_every=2"],
-    "w_cycle": [*COMMON, "model.hidden=[64,64]", "multilevel=w_cycle", "optimizer=sgd", "multilevel.pre=0"],
-    "fmg": [*COMMON, "model.hidden=[64,64]", "multilevel=fmg", "multilevel.tau=wholeset"],
+    "v_cycle": [
+        *COMMON,
+        "model.hidden=[64,64]",
+        "multilevel=v_cycle",
+        *CYCLE,
+        "multilevel.tau=minibatch",
+        "multilevel.rematch_every=2",
+        "multilevel.optimizer_state=separate",
+    ],
+    "w_cycle": [*COMMON, "model.hidden=[64,64]", "multilevel=w_cycle", *CYCLE, "optimizer=sgd", "multilevel.pre=0"],
+    "fmg": [*COMMON, "model.hidden=[64,64]", "multilevel=fmg", *CYCLE, "multilevel.tau=wholeset"],
 }
 
 

@@ -70,23 +70,24 @@ def test_a_cascade_can_be_given_in_epochs_with_a_warm_up_and_a_plateau():
 @pytest.mark.parametrize(("method", "shape"), [(VCycle, "v"), (WCycle, "w"), (FCycle, "f")])
 def test_cycles_take_their_shape_steps_and_batches_from_the_options(method, shape):
     made = method(pre=1, post=2, coarse=3, k=5)
-    assert list(made.stages(200, COSTS, 40)) == list(cycles(200, COSTS, shape, Smoothing(1, 2, 3, 5, 10)))
-    assert made.optimizer_state == "separate"
+    assert list(made.stages(200, COSTS, 40)) == list(cycles(200, COSTS, shape, Smoothing(1, 2, 3)))
+    assert made.optimizer_state == "carry"
     assert made.plateau() is None
 
 
 @pytest.mark.parametrize(
     ("options", "tau_batches", "guard_losses"),
     [
-        ({"k": 6}, 6, 12),
-        ({"k": 6, "tau": "none"}, 0, 12),
-        ({"k": 6, "guard": None}, 6, 0),
-        ({"k": 6, "guard": None, "line_search": True}, 6, 30),
-        ({"k": 6, "subset": "whole_set"}, 40, 80),
+        ({}, 0, 0),
+        ({"k": 6, "tau": "minibatch", "guard": 0.1}, 6, 12),
+        ({"k": 6, "guard": 0.1}, 0, 12),
+        ({"k": 6, "tau": "wholeset"}, 6, 0),
+        ({"k": 6, "line_search": True}, 0, 30),
+        ({"k": 6, "tau": "minibatch", "guard": 0.0, "subset": "whole_set"}, 40, 80),
     ],
 )
 def test_what_a_cycle_costs_beside_its_steps(options, tau_batches, guard_losses):
-    assert VCycle(**options).smoothing(40) == Smoothing(4, 4, 8, tau_batches, guard_losses)
+    assert VCycle(**options).smoothing(40) == Smoothing(0, 16, 64, tau_batches, guard_losses)
 
 
 def test_full_multigrid_takes_fractions_and_steps():

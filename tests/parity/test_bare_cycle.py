@@ -181,6 +181,7 @@ def test_scaled_corrections_are_those_of_a_loop_of_ones_own(tiny_config, options
 
 def same_cycles(tiny_config, levels, kind, tau, carried, **options):
     method = {"name": "v_cycle", "levels": levels, "tau": tau, "optimizer_state": carried, **options}
+    method.setdefault("guard", 0.1)
     steps = {"pre": PRE, "post": POST, "coarse": COARSE, "k": K}
     # Three cycles; the rest of the budget is trained on the finest level.
     probe = costs(levels)

@@ -21,7 +21,10 @@ from accelerator.runtime.trained import load_model
 from accelerator.utilities.base_registry import registry
 
 MODEL = {"name": "mlp", "hidden": [16, 16]}
-CYCLE = {"levels": 3, "min_width": 2, "pre": 2, "post": 2, "coarse": 3, "k": 2}
+CYCLE = {
+    **{"levels": 3, "min_width": 2, "pre": 2, "post": 2, "coarse": 3, "k": 2},
+    **{"tau": "minibatch", "guard": 0.1, "optimizer_state": "separate"},
+}
 
 
 class Watch(Callback):
