@@ -31,7 +31,7 @@ def less(command):
     if "experiment=poisson_fno" in command:
         return [*quick, *SMALL[:3], "data.grid=16", "model.modes=8", "model.width=4"]
     if "multilevel=v_cycle" in command:
-        return [*quick[:2], *SMALL, "trainer.max_epochs=60", "model.hidden=[64,64]"]
+        return [*quick[:2], *SMALL, "trainer.max_epochs=120", "model.hidden=[64,64]"]
     return quick if "data=" in command or "experiment=" in command else quick + SMALL
 
 
@@ -110,3 +110,11 @@ def test_python_does_what_the_readme_says():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_program_of_the_multilevel_page_runs():
+    (block,) = (block for language, block in BLOCKS if language == "python" and "CascadeTrainer" in block)
+    names = {}
+    exec(block, names)
+    assert names["trainer"].is_at_finest
+    assert names["trainer"].steps == [25, 25, 50]

@@ -19,7 +19,7 @@ from accelerator.multilevel.schedule import (
     steps_of,
 )
 
-COSTS = tuple(0.4**level for level in range(8))
+SHRINKING = tuple(0.4**level for level in range(8))
 
 
 def test_single_spends_all_on_the_finest_level():
@@ -27,19 +27,19 @@ def test_single_spends_all_on_the_finest_level():
 
 
 def test_cascade_runs_coarsest_first_with_fractions_in_the_order_run():
-    assert list(cascade(200, COSTS[:3], (0.1, 0.3, 0.6))) == [Stage(2, 20.0), Stage(1, 60.0), Stage(0, 120.0)]
+    assert list(cascade(200, SHRINKING[:3], (0.1, 0.3, 0.6))) == [Stage(2, 20.0), Stage(1, 60.0), Stage(0, 120.0)]
 
 
 def test_a_cascade_of_one_level_is_plain_training():
-    assert list(cascade(5.0, COSTS[:1])) == list(single(5.0))
+    assert list(cascade(5.0, SHRINKING[:1])) == list(single(5.0))
 
 
 @given(st.floats(1e-3, 1e6), st.integers(1, 8))
 def test_default_stages_spend_the_budget_from_the_coarsest_level_to_the_finest(budget, levels):
-    stages = list(cascade(budget, COSTS[:levels]))
+    stages = list(cascade(budget, SHRINKING[:levels]))
     assert math.isclose(sum(stage.work for stage in stages), budget)
     assert [stage.level for stage in stages] == list(reversed(range(levels)))
-    shares = default_fractions(COSTS[:levels])
+    shares = default_fractions(SHRINKING[:levels])
     assert math.isclose(sum(shares), 1)
     assert shares[-1] == (0.5 if levels > 1 else 1)
     coarse = shares[:-1]

@@ -27,7 +27,9 @@ class CheckpointCallback(Callback):
         """Read the section ``checkpoint``."""
         section = context.config["checkpoint"]
         self._epochs, self._steps = section["every_epochs"], section["every_steps"]
-        self._saved = (-1, -1)
+        # A run that goes on in its own folder has saved what it starts from.
+        own = context.checkpoints is not None and bool(context.checkpoints.paths())
+        self._saved = _place(context) if own else (-1, -1)
 
     def step_end(self, context: Context) -> None:
         """Save inside a pass, if asked to; and always before a signal ends the run."""

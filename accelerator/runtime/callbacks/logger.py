@@ -84,6 +84,8 @@ class MetricLogger(Callback):
             corrected = context.stages[context.state.stage].cycle
             name = f"coarse_loss/{context.level}" if context.in_window else "final_loss" if corrected else "fine_loss"
             context.journal.metrics({name: self._stage_sum / self._stage_steps}, context.state.step)
+            # Saved after this and resumed, the stage's end comes once more.
+            self._stage_sum, self._stage_steps = 0.0, 0
 
     def save_start(self, context: Context) -> None:
         """The journal's position goes into the checkpoint: every step up to it must be there."""
