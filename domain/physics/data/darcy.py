@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,11 @@ from numpy.typing import NDArray
 from accelerator.errors import ConfigError, did_you_mean
 from domain.cross.data.cache import Arrays, cached_arrays, default_cache_dir
 from domain.physics.data.diffusion import SOLVER_VERSION, solve
+from domain.physics.data.splits import solve_splits
 
 if TYPE_CHECKING:  # a worker process imports this module and has no use for torch
     from torch import Tensor
 
-log = logging.getLogger(__name__)
 
 COEFFICIENTS = {
     "disc": lambda field: np.where(field >= 0, 12.0, 3.0),
@@ -27,9 +26,6 @@ COEFFICIENTS = {
 
 # Cosines in each direction. A constant, so that a problem does not depend on the grid it is solved on.
 _TERMS = 64
-# Below this many cells in all, starting processes takes longer than the work.
-_CELLS_WORTH_PROCESSES = 2**20
-_SAMPLES_PER_TASK = 64
 
 
 def darcy(
@@ -147,37 +143,10 @@ def _check(
 
 
 def _generate(problem: dict[str, Any], sizes: dict[str, int], workers: int | None) -> Arrays:
-    """Solve every sample of every split, in parallel processes when that is worth their start."""
-    import joblib
-    from joblib.externals.loky import get_reusable_executor
-
-    tasks = [
-        (split, index, range(start, min(start + _SAMPLES_PER_TASK, size)))
-        for index, (split, size) in enumerate(sizes.items())
-        for start in range(0, size, _SAMPLES_PER_TASK)
-    ]
-    count, cells = sum(sizes.values()), problem["grid"] * problem["refinement"]
-    if workers is None:
-        workers = joblib.cpu_count() if count * cells**2 >= _CELLS_WORTH_PROCESSES else 1
-    workers = min(workers, len(tasks))
-    log.info("solving %d Darcy problems on a %d×%d grid, %d at a time", count, cells, cells, workers)
-    if workers == 1:
-        parts = [_solve_samples(problem, index, samples) for _, index, samples in tasks]
-    else:
-        # loky starts fresh interpreters: nothing is forked under torch's threads, and no __main__ is imported again.
-        with joblib.parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
-            parts: Any = joblib.Parallel()(
-                joblib.delayed(_solve_samples)(problem, index, samples) for _, index, samples in tasks
-            )
-        # The pool would keep its processes for minutes into the training.
-        get_reusable_executor().shutdown(wait=True)
-    return {
-        f"{split}_{kind}": np.concatenate(
-            [part[kind] for task, part in zip(tasks, parts, strict=True) if task[0] == split]
-        )
-        for split in sizes
-        for kind in ("input", "target")
-    }
+    """Solve every sample of every split."""
+    return solve_splits(
+        _solve_samples, problem, sizes, workers, name="Darcy", cells=problem["grid"] * problem["refinement"]
+    )
 
 
 def _solve_samples(problem: dict[str, Any], split: int, samples: range) -> Arrays:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +13,16 @@ from accelerator.errors import ConfigError, did_you_mean
 from domain.cross.data.cache import Arrays, cached_arrays, default_cache_dir
 from domain.physics.data.diffusion import SOLVER_VERSION, boundary_flux, solve
 from domain.physics.data.random_field import karhunen_loeve, standard_normal
+from domain.physics.data.splits import solve_splits
 
 if TYPE_CHECKING:  # a worker process imports this module and has no use for torch
     from torch import Tensor
 
-log = logging.getLogger(__name__)
 
 INPUTS = ("coefficients", "field")
 TARGETS = ("solution", "flux")
 
 # Below this many cells in all, starting processes takes longer than the work (1.7 ms a 32×32 problem).
-_CELLS_WORTH_PROCESSES = 2**20
-_SAMPLES_PER_TASK = 64
 
 
 def poisson(
@@ -133,37 +130,8 @@ def _check(grid: int, sizes: dict[str, int], inputs: str, targets: str, workers:
 
 
 def _generate(problem: dict[str, Any], sizes: dict[str, int], workers: int | None) -> Arrays:
-    """Solve every sample of every split, in parallel processes when that is worth their start."""
-    import joblib
-    from joblib.externals.loky import get_reusable_executor
-
-    tasks = [
-        (split, index, range(start, min(start + _SAMPLES_PER_TASK, size)))
-        for index, (split, size) in enumerate(sizes.items())
-        for start in range(0, size, _SAMPLES_PER_TASK)
-    ]
-    count = sum(sizes.values())
-    if workers is None:
-        workers = joblib.cpu_count() if count * problem["grid"] ** 2 >= _CELLS_WORTH_PROCESSES else 1
-    workers = min(workers, len(tasks))
-    log.info(
-        "solving %d Poisson problems on a %d×%d grid, %d at a time", count, problem["grid"], problem["grid"], workers
-    )
-    if workers == 1:
-        parts = [_solve_samples(problem, index, samples) for _, index, samples in tasks]
-    else:
-        # loky starts fresh interpreters: nothing is forked under torch's threads, and no __main__ is imported again.
-        with joblib.parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
-            parts: Any = joblib.Parallel()(
-                joblib.delayed(_solve_samples)(problem, index, samples) for _, index, samples in tasks
-            )
-        # The pool would keep its processes, some 80 MB each, for minutes into the training.
-        get_reusable_executor().shutdown(wait=True)
-    found = {}
-    for split in sizes:
-        of_split = [part for task, part in zip(tasks, parts, strict=True) if task[0] == split]
-        found |= {f"{split}_{kind}": np.concatenate([part[kind] for part in of_split]) for kind in of_split[0]}
-    return found
+    """Solve every sample of every split."""
+    return solve_splits(_solve_samples, problem, sizes, workers, name="Poisson", cells=problem["grid"])
 
 
 def _solve_samples(problem: dict[str, Any], split: int, samples: range) -> Arrays:
