@@ -13,7 +13,7 @@ from pathlib import Path
 from accelerator.errors import CheckpointError
 from accelerator.runtime.checkpoint.operation import write_bytes
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -6,6 +7,7 @@ from run_outcomes import At, equal, last_state, points, saved_steps, send
 
 from accelerator.errors import ConfigError, Terminated
 from accelerator.runtime.callbacks.checkpoint import CheckpointCallback
+from accelerator.runtime.checkpoint import checkpoint_handler
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.context.training import TrainingState
 from accelerator.runtime.run import check_config, execute
@@ -125,3 +127,41 @@ def test_a_value_measured_at_an_earlier_step_is_no_improvement_of_this_one(tmp_p
     callback.run_start(context)
     callback.epoch_end(context)
     assert len(saves) == expected
+
+
+def test_a_run_is_not_over_before_its_last_checkpoint_is_whole(tiny_config, tmp_path, monkeypatch):
+    write = checkpoint_handler.write_steps
+
+    def slow(path, parts):
+        time.sleep(0.3)
+        return write(path, parts)
+
+    monkeypatch.setattr(checkpoint_handler, "write_steps", slow)
+    context_of = []
+    callbacks = {"context": At("run_start", context_of.append)}
+    execute(tiny_config(trainer={"max_epochs": 1, "test": False}), tmp_path, callbacks=callbacks)
+    assert context_of[0].checkpoints._background._thread is None
+    assert saved_steps(tmp_path) == [3]
+
+
+def test_top_k_and_the_names_come_from_the_config(tiny_config, tmp_path):
+    config = tiny_config(
+        checkpoint={"monitor": "val/score", "top_k": 2, "filename": "epoch-{epoch}-{val/score:.1f}"},
+        metrics={"score": {"_target_": "toy_problem.shifted_error"}},
+        trainer={"max_epochs": 6},
+    )
+    values = {3: 2.0, 6: 5.0, 9: 1.0, 12: 6.0, 15: 3.0, 18: 9.0}
+
+    def score(context):
+        context.state.metrics["val/score"] = values[context.state.step]
+
+    result = execute(config, tmp_path, callbacks={f"{n}": At("validation_end", score, number=n) for n in range(1, 7)})
+    found = [path.stem for path in CheckpointHandler(tmp_path / "checkpoints").paths()]
+    assert found == ["epoch-1-2.0", "epoch-3-1.0", "epoch-5-3.0", "epoch-6-9.0"]
+    assert (result.best.stem, result.last.stem) == ("epoch-3-1.0", "epoch-6-9.0")
+
+
+def test_a_name_that_cannot_be_filled_in_is_told_before_training(tiny_config, tmp_path):
+    with pytest.raises(ConfigError, match=r"checkpoint.filename=\{val/los\}: there is no .* did you mean 'val/loss'"):
+        execute(tiny_config(checkpoint={"filename": "{val/los}"}), tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,14 +1,24 @@
 import errno
+import hashlib
+import io
 import json
+import math
 import os
 import pickle
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from accelerator.errors import CheckpointError
-from accelerator.runtime.checkpoint.operation import decode, encode, remove_temporary, write_bytes
+from accelerator.runtime.checkpoint.operation import (
+    CHUNK,
+    decode,
+    encode,
+    remove_temporary,
+    write_bytes,
+    write_steps,
+)
 
 
 def back(tree, folder):
@@ -91,6 +101,27 @@ def test_tensors_come_back_to_the_last_bit(tensor, tmp_path):
         else (t.contiguous().reshape(-1).view(torch.uint8) for t in (found, tensor))
     )
     assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("make", [lambda: torch.eye(2).to_sparse(), lambda: torch.zeros(2, dtype=torch.bits8)])
+def test_tensors_that_the_format_has_no_place_for_are_refused_with_their_own(make):
+    with pytest.raises(TypeError, match="/a/0: a checkpoint holds dense tensors of plain numbers, not torch"):
+        encode({"a": [make()]})
+
+
+def test_any_reader_of_the_format_reads_it_and_finds_every_tensor_aligned(tmp_path):
+    tree = {"b": torch.tensor([True]), "d": torch.randn(3).double(), "h": torch.randn(3).half(), "n": "näme"}
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(encode(tree))
+    found = load_file(path)
+    assert found.keys() == {"/b", "/d", "/h"}
+    assert torch.equal(found["/d"], tree["d"])
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    assert length % 8 == 0
+    assert [header[name]["data_offsets"] for name in ("/d", "/h", "/b")] == [[0, 24], [24, 30], [30, 31]]
+    assert len(data) == 8 + length + 31
 
 
 def test_tied_weights_are_each_kept(tmp_path):
@@ -176,6 +207,31 @@ def test_a_write_leaves_the_new_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, 2 * CHUNK + 3])
+def test_a_file_of_several_parts_is_written_whole_and_its_hash_told(tmp_path, size):
+    data = os.urandom(size)
+    found = []
+
+    def collect():
+        found.append((yield from write_steps(tmp_path / "a", [b"head", memoryview(data)])))
+
+    pieces = [(tmp_path / "a").exists() for _ in collect()]
+    assert pieces == [False] * (1 + math.ceil(size / CHUNK))
+    assert (tmp_path / "a").read_bytes() == b"head" + data
+    assert found == [(hashlib.sha256(b"head" + data).hexdigest(), size + 4)]
+
+
+def test_a_system_that_takes_less_than_it_is_given_gets_the_rest(tmp_path, monkeypatch):
+    class Miserly(io.FileIO):
+        def write(self, data):
+            return super().write(data[:7])
+
+    monkeypatch.setattr(type(tmp_path), "open", lambda self, mode, **options: Miserly(self, mode))
+    write_bytes(tmp_path / "a", bytes(range(100)))
+    monkeypatch.undo()
+    assert (tmp_path / "a").read_bytes() == bytes(range(100))
+
+
 def test_the_temporary_file_stands_beside_its_target(tmp_path, monkeypatch):
     moved = []
     replace = type(tmp_path).replace
@@ -224,3 +280,15 @@ def test_only_what_killed_writes_left_is_removed(tmp_path):
     remove_temporary(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["notes.tmp", "step-00000001.json"]
     remove_temporary(tmp_path / "not made yet")
+
+
+def test_a_tensor_that_stands_in_two_places_is_written_once_and_read_twice(tmp_path):
+    weights = torch.randn(1000)
+    data = encode({"a": weights, "b": {"c": weights, "part": weights[:500], "turned": weights.view(10, 100)}})
+    assert weights.nbytes * 2 < len(data) + 2000 - weights.nbytes // 2 < weights.nbytes * 3
+    (tmp_path / "x.safetensors").write_bytes(data)
+    found = decode(tmp_path / "x.safetensors")
+    assert torch.equal(found["a"], found["b"]["c"])
+    assert torch.equal(found["b"]["turned"], weights.view(10, 100))
+    found["a"].zero_()
+    assert torch.equal(found["b"]["c"], weights)
