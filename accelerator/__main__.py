@@ -1,7 +1,6 @@
 """``python -m accelerator`` is the command ``accelerator``."""
 
-import sys
+from accelerator.cli.app import entry
 
-from accelerator.cli.app import main
-
-sys.exit(main())
+if __name__ == "__main__":  # ranks import the module they were started from
+    entry()

@@ -51,11 +51,20 @@ class NonFiniteLossError(AcceleratorError):
     """The training loss became NaN or infinite."""
 
 
+class DeviceMemoryError(AcceleratorError):
+    """A step does not fit in the device's memory, however small its pieces."""
+
+
+class RankError(AcceleratorError):
+    """One of several ranks failed, was killed, or gave no answer."""
+
+
 class Terminated(AcceleratorError):  # noqa: N818 - not an error of anybody's
     """A signal asked the run to stop."""
 
     def __init__(self, signal_name: str) -> None:
         super().__init__(f"stopped by {signal_name}")
+        self.signal_name = signal_name
         self.exit_code = 128 + signal.Signals[signal_name]
 
 

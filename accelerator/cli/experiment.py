@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import shlex
 import shutil
-import sys
-import traceback
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from accelerator.errors import AcceleratorError, ConfigError, RunDirectoryError, Terminated, UserError
+from accelerator.cli.command import exit_code_of, working_directory_importable
+from accelerator.errors import ConfigError, RunDirectoryError, Terminated
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -36,26 +34,17 @@ def train_command(arguments: list[str]) -> int:
     Returns:
         The exit code; see `accelerator.cli.app.main`.
     """
-    debug = "--debug" in arguments
-    try:
+
+    def act() -> int:
         options, rest = _own_options(arguments)
         if options.help:
             from accelerator.cli.help import train_help
 
             print(train_help())
             return 0
-        with _working_directory_importable(), _notices_in_a_line():
-            return _act(options, rest)
-    except AcceleratorError as error:
-        _report(error, debug=debug)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped at once", file=sys.stderr)
-        return 130
-    except Exception as error:
-        # A fault of ours or of the user's code: its traceback is what helps.
-        traceback.print_exception(error)
-        return 1
+        return _act(options, rest)
+
+    return exit_code_of(act, debug="--debug" in arguments)
 
 
 def train(overrides: Sequence[str] = ()) -> Result:
@@ -75,12 +64,12 @@ def train(overrides: Sequence[str] = ()) -> Result:
         raise ConfigError(f"train({overrides!r}): expected a list of overrides, such as {overrides.split()!r}")
     arguments = resolve(list(overrides))
     try:
-        with _working_directory_importable(), composer() as compose:
+        with working_directory_importable(), composer() as compose:
             config = compose(arguments)
             run_dir = Path(config.hydra.run.dir).absolute()
     except COMPOSITION_ERRORS as error:
         raise diagnose(arguments, error) from error
-    with _working_directory_importable():
+    with working_directory_importable():
         return run_job(config, run_dir, arguments)
 
 
@@ -164,33 +153,99 @@ def run_job(config: DictConfig, run_dir: Path, overrides: Sequence[str]) -> Resu
         overrides: what it was composed with, for the record.
     """
     from accelerator.cli.compose import plain
-    from accelerator.cli.record import Record
-    from accelerator.cli.resume import check_unchanged, computing, recorded
-    from accelerator.runtime.checkpoint.meta_handler import fingerprint
-    from accelerator.runtime.run import check_config, execute
-    from accelerator.runtime.run_directory import CHECKPOINTS, owned
-    from accelerator.tracking.provenance import git_tags
+    from accelerator.cli.resume import check_unchanged, recorded
+    from accelerator.runtime.engine.device import count_of
+    from accelerator.runtime.run import check_config
+    from accelerator.runtime.run_directory import owned
+    from accelerator.utilities import distributed
 
     with _removed_if_unused(run_dir):
         values, unresolved = plain(config), plain(config, resolve=False)
         check_config(values)
-        resume = Path(values["resume"]) if values["resume"] else None
-        in_place = resume is not None and resume.is_dir()
-        with owned(run_dir):
-            if in_place:
-                check_unchanged(values, unresolved, run_dir)
-            record = Record(values, unresolved, run_dir, recorded(overrides))
-            assert resume is None or resume.is_absolute()
-            result = execute(
-                values,
-                run_dir,
-                resume=resume / CHECKPOINTS if in_place and resume is not None else resume,
-                fingerprint=fingerprint(computing(values)),
-                commit=git_tags().get("git.commit"),
-                callbacks={"record": record},
-            )
-    record.print_summary(result)
-    return result
+        job = Job(values, unresolved, run_dir, recorded(overrides))
+        if distributed.launched() is not None:
+            job = _agreed(job)
+        with owned(job.run_dir) if distributed.rank() == 0 else nullcontext():
+            if job.in_place and distributed.rank() == 0:
+                check_unchanged(values, unresolved, job.run_dir)
+            engine = values["engine"]
+            ranks = count_of(engine.get("devices"))
+            if ranks == 1 or distributed.launched() is not None:
+                return job()
+            from accelerator.cli.launch import on_ranks
+
+            waiting = {key: engine[key] for key in ("restarts", "timeout") if key in engine}
+            return on_ranks(job, ranks, run_dir=job.run_dir, **waiting)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, composed and checked: what each of its ranks is given.
+
+    Args:
+        values: the config, resolved, plain.
+        unresolved: the same before interpolation.
+        run_dir: the run's folder; somebody else sees to it that it is no other's.
+        overrides: what the user typed.
+    """
+
+    values: dict[str, Any]
+    unresolved: dict[str, Any]
+    run_dir: Path
+    overrides: list[str]
+
+    @property
+    def resume(self) -> Path | None:
+        """The run directory or checkpoint to go on from."""
+        return Path(self.values["resume"]) if self.values["resume"] else None
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the run goes on in its own folder."""
+        return self.resume is not None and self.resume.is_dir()
+
+    def __call__(self, again: bool = False) -> Result:
+        """Train, and keep the record.
+
+        Args:
+            again: go on from the folder's own newest checkpoint, after a restart.
+        """
+        from accelerator.cli.record import Record
+        from accelerator.cli.resume import computing
+        from accelerator.runtime.checkpoint.meta_handler import fingerprint
+        from accelerator.runtime.run import execute
+        from accelerator.runtime.run_directory import CHECKPOINTS
+        from accelerator.tracking.provenance import git_tags
+        from accelerator.utilities import distributed
+
+        record = Record(self.values, self.unresolved, self.run_dir, self.overrides)
+        assert self.resume is None or self.resume.is_absolute()
+        result = execute(
+            self.values,
+            self.run_dir,
+            resume=self.run_dir / CHECKPOINTS if self.in_place or again else self.resume,
+            fingerprint=fingerprint(computing(self.values)),
+            commit=git_tags().get("git.commit"),
+            callbacks={"record": record},
+        )
+        if distributed.rank() == 0:
+            record.print_summary(result)
+        return result
+
+
+def _agreed(job: Job) -> Job:
+    """Rank 0's job, for all that torchrun started: each has composed its own, in a folder of its own."""
+    from accelerator.runtime.engine.device import backend_of, find_device
+    from accelerator.utilities import distributed
+
+    engine = job.values["engine"]
+    device = find_device(engine.get("device", "auto"), engine.get("devices"))
+    distributed.start(backend_of(device), engine.get("timeout", 120.0))
+    agreed = distributed.from_main(job)
+    if distributed.rank() > 0 and job.run_dir != agreed.run_dir:
+        with suppress(OSError):
+            job.run_dir.rmdir()
+    return agreed
 
 
 def _dry_run(config: DictConfig) -> None:
@@ -236,54 +291,6 @@ def _own_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see accelerator train --help")
-
-
-def _report(error: AcceleratorError, *, debug: bool) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    if debug:
-        traceback.print_exception(error)
-    problems = error.problems if isinstance(error, ConfigError) else [str(error)]
-    if error.exit_code > 128:  # a signal, not an error
-        console.print(Text(str(error)))
-        return
-    what = "error" if len(problems) == 1 else f"{len(problems)} errors"
-    console.print(Text.assemble((f"{what}: ", "bold red"), problems[0] if len(problems) == 1 else ""))
-    for problem in problems if len(problems) > 1 else ():
-        console.print(Text(f"  • {problem}"))
-    if isinstance(error, UserError) and not debug:
-        console.print(Text("(--debug shows where it was raised)", "dim"))
-
-
-@contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    """A project's own modules are found from its folder, as ``python script.py`` would find them."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):
-            sys.path.remove(here)
-
-
-@contextmanager
-def _notices_in_a_line() -> Iterator[None]:
-    """What the package, the domains and warnings have to say goes to stderr as plain sentences."""
-    handler = logging.StreamHandler()
-    loggers = [logging.getLogger(name) for name in ("accelerator", "domain")]
-    for logger in loggers:
-        logger.setLevel(logging.INFO)
-        logger.addHandler(handler)
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-        try:
-            yield
-        finally:
-            for logger in loggers:
-                logger.removeHandler(handler)
 
 
 @contextmanager

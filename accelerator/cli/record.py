@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from accelerator.runtime.run import Result
 
 
+# Who asks a run to stop has a limit of his own; points that have not arrived by then are spooled.
+STOPPED_SECONDS = 15.0
+
+
 class Record(Callback):
     """Starts the record when everything is built, and closes it after everything else is over.
 
@@ -30,6 +34,7 @@ class Record(Callback):
     """
 
     priority = -10
+    main_only = True
 
     def __init__(
         self, config: Mapping[str, Any], unresolved: Mapping[str, Any], run_dir: Path, overrides: Sequence[str]
@@ -88,7 +93,12 @@ class Record(Callback):
             journal.event("tags", values={"error": f"{type(error).__name__}: {error}"[:1000]})
             if (self.run_dir / ERROR).exists():
                 journal.event("artifact", path=str(self.run_dir / ERROR), artifact_path=None)
-        self.tracked = self.tracker.finish(status, timeout=self.config["tracking"]["timeout"])
+        timeout = self.config["tracking"]["timeout"]
+        if isinstance(error, Terminated):
+            timeout = min(timeout, STOPPED_SECONDS)
+        elif isinstance(error, KeyboardInterrupt):
+            timeout = min(timeout, 1.0)
+        self.tracked = self.tracker.finish(status, timeout=timeout)
         context.run_id = self.tracked.run_id
         if not self.tracked.uploaded:
             print(

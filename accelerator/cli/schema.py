@@ -31,7 +31,9 @@ class TrainerConfig:
     max_epochs: int = 20  # the work budget, in passes of the full network over the training split
     max_steps: int | None = None  # a smaller budget, in work units (full-network steps)
     validate_every: int = 1  # epochs between two validations
+    accumulate: int = 1  # pieces a batch is computed in, one after the other: the same step in less memory
     clip_norm: float | None = None  # largest 2-norm of the gradient
+    clip_value: float | None = None  # largest absolute value of its entries; cut before the norm
     test: bool = True  # test the best checkpoint at the end
 
 
@@ -48,6 +50,13 @@ class LoaderConfig:
 
 
 @dataclass
+class MemoryConfig:
+    """What of a GPU's memory a run may take, with engine=single_gpu."""
+
+    limit_gb: float | None = None  # None: ACCELERATOR_GPU_MEMORY_GB, else 24; 0: all there is
+
+
+@dataclass
 class CheckpointConfig:
     """What is kept, and what "best" means."""
 
@@ -55,7 +64,9 @@ class CheckpointConfig:
     mode: str = "min"
     every_epochs: int = 1
     every_steps: int | None = None
-    keep: int = 2  # newest checkpoints kept beside the best one
+    keep: int = 2  # newest checkpoints kept beside the best ones
+    top_k: int = 1  # best checkpoints kept
+    filename: str = "step-{step:08d}"  # fields: step, epoch, level and metrics, as in epoch-{epoch}-{val/loss:.4f}
 
 
 @dataclass
@@ -75,9 +86,10 @@ class RunConfig:
 
     seed: int = 0
     imports: list[str] = field(default_factory=list)  # the user's modules: they may register and be named in _target_
-    resume: str | None = None  # last, a run directory, or a checkpoint file
+    resume: str | None = None  # last, best, a run directory, an MLflow run id, or a checkpoint file
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     engine: dict[str, Any] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from accelerator.errors import ConfigError, did_you_mean
 from accelerator.runtime.context.component import build, check, is_component, present
+from accelerator.utilities import distributed
 from accelerator.utilities.base_registry import registry
 
 
@@ -42,8 +43,9 @@ class Average:
         self._samples += len(target)
 
     def compute(self) -> float:
-        """The mean over all samples since `reset`; NaN if there were none."""
-        return float(self._sum) / self._samples if self._samples else float("nan")
+        """The mean over all samples since `reset`, of all ranks; NaN if there were none."""
+        total, samples = distributed.total((float(self._sum), self._samples))
+        return total / samples if samples else float("nan")
 
     def reset(self) -> None:
         """Start anew."""
@@ -95,4 +97,11 @@ def build_metrics(
         if hasattr(built, "to"):
             built = built.to(device)
         metrics[name] = built if hasattr(built, "compute") else Average(built)
+        if distributed.size() > 1 and not isinstance(metrics[name], Average):
+            from torchmetrics import Metric as Summable  # two seconds, with all it brings
+
+            if not isinstance(built, Summable):
+                raise ConfigError(
+                    f"{key}: a {type(built).__name__} cannot be added up over ranks; make it a torchmetrics.Metric"
+                )
     return metrics

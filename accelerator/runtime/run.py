@@ -7,6 +7,7 @@ import json
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,24 @@ from accelerator.runtime.context.component import check, is_component, present
 from accelerator.runtime.context.context import Context
 from accelerator.runtime.context.scheduler import check_scheduler
 from accelerator.runtime.data.pipeline import ROLES
+from accelerator.runtime.engine.base import Clip
+from accelerator.runtime.engine.device import count_of
 from accelerator.runtime.journal import Journal, truncate
 from accelerator.runtime.loop.evaluation import evaluate
 from accelerator.runtime.loop.train import train
 from accelerator.runtime.metrics import check_metrics
 from accelerator.runtime.run_directory import CHECKPOINTS, ERROR, JOURNAL, RESULT
 from accelerator.runtime.signals import stop_on_signals
+from accelerator.utilities import distributed
 
 _POSITIVE = (
+    ("trainer", "accumulate"),
     ("trainer", "max_epochs"),
     ("trainer", "max_steps"),
     ("trainer", "validate_every"),
     ("checkpoint", "every_epochs"),
     ("checkpoint", "every_steps"),
+    ("checkpoint", "top_k"),
 )
 
 
@@ -73,7 +79,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         except Exception as error:
             raise ConfigError(f"imports: {name} could not be imported: {type(error).__name__}: {error}") from error
     imports = tuple(config["imports"])
-    offered = ("input_shape", "output_shape", "num_classes", "params")
+    offered = ("memory_limit_gb", "input_shape", "output_shape", "num_classes", "params")
     problems = []
     for kind in ("engine", "data", "model", "loss", "optimizer", "multilevel"):
         problems += check(kind, config[kind], kind, offered=offered, imports=imports)
@@ -89,9 +95,10 @@ def check_config(config: Mapping[str, Any]) -> None:
         value = config[section][key]
         if value is not None and value < 1:
             problems.append(f"{section}.{key}={value}: expected at least 1")
-    clip_norm = config["trainer"]["clip_norm"]
-    if clip_norm is not None and not clip_norm > 0:
-        problems.append(f"trainer.clip_norm={clip_norm}: expected a number above 0, or null for no clipping")
+    for key in ("clip_norm", "clip_value"):
+        value = config["trainer"][key]
+        if value is not None and not value > 0:
+            problems.append(f"trainer.{key}={value}: expected a number above 0, or null for no clipping")
     if problems:
         raise ConfigError(problems)
 
@@ -134,8 +141,11 @@ def execute(
             their traceback was written to ``error.txt``.
     """
     saved = meta = None
+    main = distributed.rank() == 0
     own = CheckpointHandler(run_dir / CHECKPOINTS)
-    remove_temporary(own.directory)
+    if main:
+        remove_temporary(own.directory)
+        (run_dir / ERROR).unlink(missing_ok=True)
     if resume is not None:
         handler = CheckpointHandler(resume if resume.is_dir() else resume.parent)
         saved, meta = handler.load_last()[:2] if resume.is_dir() else handler.load(resume)
@@ -147,13 +157,16 @@ def execute(
     context = build_context(config, run_dir, callbacks=callbacks, fingerprint=fingerprint, commit=commit)
     if saved is not None and meta is not None:
         context.load_state_dict(saved, same_config=in_place or meta.fingerprint == fingerprint)
-    truncate(run_dir / JOURNAL, saved["journal"] if saved is not None and in_place else 0)
-    context.journal = Journal(run_dir / JOURNAL)
+    if main:
+        truncate(run_dir / JOURNAL, saved["journal"] if saved is not None and in_place else 0)
+        context.journal = Journal(run_dir / JOURNAL)
     begin = time.perf_counter()
     with stop_on_signals(context):
         try:
             context.callbacks("run_start", context)
             train(context)
+            if context.checkpoints is not None:
+                context.checkpoints.wait()
             if config["trainer"]["test"] and "test" in context.data.feeds:
                 test(context)
             seconds = time.perf_counter() - begin
@@ -163,12 +176,15 @@ def execute(
                 where = f"saved up to step {context.state.step:,}; go on with: accelerator train resume={run_dir}"
                 error.args = (f"{error}; {where}",)
             if not isinstance(error, AcceleratorError | KeyboardInterrupt):
-                (run_dir / ERROR).write_text("".join(traceback.format_exception(error)))
+                _write_error(run_dir / ERROR, error)
             context.callbacks("failed", context)
             raise
         finally:
-            context.callbacks("run_end", context)
-            context.journal.close()
+            try:
+                context.callbacks("run_end", context)
+            finally:
+                if context.journal is not None:
+                    context.journal.close()
     checkpoints = context.checkpoints
     assert checkpoints is not None
     paths = checkpoints.paths()
@@ -182,18 +198,26 @@ def execute(
         seconds=seconds,
         run_id=context.run_id,
     )
-    write_bytes(run_dir / RESULT, json.dumps(asdict(result), default=str, indent=1).encode())
+    if main:
+        write_bytes(run_dir / RESULT, json.dumps(asdict(result), default=str, indent=1).encode())
     return result
+
+
+def _write_error(path: Path, error: BaseException) -> None:
+    """The traceback, for later; that of the rank that failed first, for the others fail of it."""
+    with suppress(FileExistsError), path.open("x") as file:
+        file.write("".join(traceback.format_exception(error)))
 
 
 def test(context: Context) -> None:
     """Measure the best checkpoint (the network as it is, if none was kept) on the test split."""
-    best = context.checkpoints.best() if context.checkpoints is not None else None
+    best = context.checkpoints.best() if context.checkpoints is not None and context.main else None
+    best = distributed.from_main(best)
     if best is not None:
         assert context.checkpoints is not None
-        context.load_weights(context.checkpoints.load(best)[0])
+        context.load_weights(context.checkpoints.load(best)[0], averaged=True)
     context.level = 0
-    context.engine.bind(context.model, context.objective, context.optimizer, None)
+    context.engine.bind(context.model, context.objective, context.optimizer, Clip())
     context.callbacks("test_start", context)
     context.state.metrics.update(evaluate(context, "test"))
     context.callbacks("test_end", context)
@@ -205,7 +229,9 @@ def dry_run(config: Mapping[str, Any]) -> Context:
     Returns:
         The context, for a look at what would run.
     """
-    context = build_context(config, None)
+    count_of(config["engine"].get("devices"))  # told here too; the ranks themselves are not started
+    alone = {key: value for key, value in config["engine"].items() if key != "devices"}
+    context = build_context({**config, "engine": alone}, None)
     context.engine.forward_backward(context.level_batch(context.level, next(iter(context.data.train.epoch(0)))))
     context.engine.optimizer_step()
     context.model.eval()

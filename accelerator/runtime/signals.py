@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from accelerator.utilities import distributed
 
 if TYPE_CHECKING:
     from accelerator.runtime.context.context import Context
 
 
+ECHO = 1.0  # seconds
+
+
 @contextmanager
 def stop_on_signals(context: Context) -> Iterator[None]:
-    """While inside, the first SIGTERM or SIGINT sets ``context.stop``; the second ends the process's Python at once."""
+    """While inside, the first SIGTERM or SIGINT asks the run to stop; the second ends the process's Python at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    first = 0.0
+
     def ask(number: int, frame: Any) -> None:
-        if context.stop is not None:
+        nonlocal first
+        now, asked = time.monotonic(), context.asked in signal.Signals.__members__
+        # A rank hears of one Ctrl-C twice: from the terminal, and from the process that started it.
+        if asked and not (distributed.size() > 1 and now - first < ECHO):
             raise KeyboardInterrupt
-        context.stop = signal.Signals(number).name
+        if not asked:
+            first = now
+            context.ask_to_stop(signal.Signals(number).name)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

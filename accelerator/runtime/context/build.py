@@ -1,11 +1,12 @@
 """A context is built in one fixed order.
 
-seed → data → model → hierarchy → engine.prepare → optimizer → scheduler; then the state to resume is loaded.
+seed → data → model → hierarchy → engine.prepare and shard → optimizer → scheduler; then the state to resume is loaded.
 """
 
 from __future__ import annotations
 
 import inspect
+import random
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,15 +22,17 @@ from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.callbacks.early_stopping import EarlyStopping
 from accelerator.runtime.callbacks.manager import CallbackManager
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
+from accelerator.runtime.checkpoint.naming import check_filename
 from accelerator.runtime.context.component import build, find, present
 from accelerator.runtime.context.context import Context, StagePlan, move
 from accelerator.runtime.context.cycle import Cycle
 from accelerator.runtime.context.scheduler import WorkScheduler
-from accelerator.runtime.data.feed import PAIRING, Batch, mix
+from accelerator.runtime.data.feed import PAIRING, RANK, Batch, mix
 from accelerator.runtime.data.pipeline import Data, Transforms, build_data, build_transforms
 from accelerator.runtime.engine.base import Engine, Objective
 from accelerator.runtime.metrics import Metric, build_metrics
 from accelerator.runtime.run_directory import CHECKPOINTS
+from accelerator.utilities import distributed
 from accelerator.utilities.seed import rng_state, seed_everything, set_rng_state
 
 
@@ -56,12 +59,14 @@ def build_context(
     """
     imports, trainer = tuple(config["imports"]), config["trainer"]
     seed = config["seed"]
-    engine: Engine = build("engine", config["engine"], "engine", imports=imports)
+    limit = config["memory"]["limit_gb"]
+    engine: Engine = build("engine", config["engine"], "engine", imports=imports, memory_limit_gb=limit)
     seed_everything(seed)
 
     transforms = build_transforms(config["transform"], imports)
     source = build("data", config["data"], "data", imports=imports)
-    data = build_data(source, transforms, seed=seed, device=engine.device, **config["loader"])
+    ranks = (distributed.rank(), distributed.size())
+    data = build_data(source, transforms, seed=seed, device=engine.device, ranks=ranks, **config["loader"])
     engine.prepare(transforms)
 
     model: nn.Module = build("model", config["model"], "model", imports=imports, **data.facts)
@@ -89,12 +94,14 @@ def build_context(
         ]
         fas = None if network is None else method.fas(network)
         plateau = method.plateau()
+    engine.shard(levels)
 
     hooks = {
         name: build("callback", section, f"callbacks.{name}", imports=imports)
         for name, section in present(config["callbacks"]).items()
     } | dict(callbacks or {})
     _check_monitor("checkpoint", config["checkpoint"]["monitor"], config["checkpoint"]["mode"], metrics, data)
+    check_filename(config["checkpoint"]["filename"], [f"val/{name}" for name in ("loss", *metrics)])
     for name, callback in hooks.items():
         if isinstance(callback, EarlyStopping):
             _check_monitor(f"callbacks.{name}", callback.monitor, callback.mode, metrics, data)
@@ -109,12 +116,13 @@ def build_context(
         stages=stages,
         objective=objective,
         metrics=metrics,
-        callbacks=CallbackManager(hooks),
+        callbacks=CallbackManager(hooks, main=distributed.rank() == 0),
         checkpoints=None
         if run_dir is None
         else CheckpointHandler(
             run_dir / CHECKPOINTS,
-            **{key: config["checkpoint"][key] for key in ("monitor", "mode", "keep")},
+            **{key: config["checkpoint"][key] for key in ("monitor", "mode", "keep", "top_k", "filename")},
+            writes=distributed.rank() == 0,
         ),
         method=method,
         cycle=None if fas is None else Cycle(method, fas),
@@ -136,7 +144,13 @@ def build_context(
         imports=imports,
     )
     context.scheduler.move_to(context.optimizer, method.lr_factor(context.level))
+    engine.accumulate = trainer["accumulate"]
     context.bind()
+    # What was imported on the way may have drawn from it (rich does), and is imported once in a process.
+    random.seed(seed)
+    if distributed.rank() > 0:
+        # Networks start alike on all ranks; what is drawn while they train is each rank's own.
+        seed_everything(mix(seed, RANK, distributed.rank()))
     return context
 
 

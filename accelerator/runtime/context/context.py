@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import Signals
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -21,11 +22,13 @@ from accelerator.runtime.context.component import build
 from accelerator.runtime.context.cycle import Cycle
 from accelerator.runtime.context.scheduler import WorkScheduler
 from accelerator.runtime.context.training import TrainingState
+from accelerator.runtime.data.feed import RANK, Share, mix
 from accelerator.runtime.data.pipeline import Data
-from accelerator.runtime.engine.base import Engine, Objective
+from accelerator.runtime.engine.base import Clip, Engine, Objective
 from accelerator.runtime.journal import Journal
 from accelerator.runtime.metrics import Metric
-from accelerator.utilities.seed import rng_state, set_rng_state
+from accelerator.utilities import distributed
+from accelerator.utilities.seed import rng_state, seed_everything, set_rng_state
 
 
 class StagePlan(NamedTuple):
@@ -56,7 +59,10 @@ class Context:
         commit: of the user's git repository.
         loss: of the last batch, 0-dim.
         batch: the last batch.
-        stop: the name of the signal that asked the run to stop.
+        asked: why this process was asked to stop: the name of a signal, or another reason.
+        stop: the same, once all ranks know: the run ends after this step.
+        average: the weights to be used in place of the full network's own, by name; a callback that averages sets it.
+        finish_now: end it after this step already, validated and saved; all ranks know.
         finish_early: set by a callback to end the training after the validation at hand.
         journal: where metrics go; opened once everything is built.
         error: the exception that ended it.
@@ -88,10 +94,18 @@ class Context:
     commit: str | None = None
     batch: Any = None
     loss: Tensor | None = None
+    asked: str | None = None
     stop: str | None = None
+    average: dict[str, Tensor] | None = None
     finish_early: bool = False
+    finish_now: bool = False
     error: BaseException | None = None
     run_id: str | None = None
+
+    @property
+    def main(self) -> bool:
+        """Whether this is rank 0, which alone writes files and talks."""
+        return distributed.rank() == 0
 
     @property
     def model(self) -> nn.Module:
@@ -122,7 +136,10 @@ class Context:
 
     def level_batch(self, level: int, batch: Any) -> Any:
         """What a level sees of a batch (on a coarser grid, along the resolution axis)."""
-        return batch if self.network is None else self.network.level_batch(level, *batch)
+        if self.network is None or level == 0:
+            return batch
+        inputs, targets = self.network.level_batch(level, *batch)
+        return Share(inputs, targets, batch.samples, batch.weight) if isinstance(batch, Share) else (inputs, targets)
 
     @property
     def imports(self) -> tuple[str, ...]:
@@ -138,8 +155,33 @@ class Context:
 
     def bind(self) -> None:
         """Make the engine train the network of the current level."""
-        self.engine.bind(self.model, self.objective, self.optimizer, self.config["trainer"]["clip_norm"])
+        trainer = self.config["trainer"]
+        clip = Clip(trainer["clip_norm"], trainer["clip_value"])
+        self.engine.bind(self.model, self.objective, self.optimizer, clip)
         self.model.train()
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Let the run end after the step at hand; safe in a signal handler.
+
+        Args:
+            reason: the name of a signal: saved, the run is given up there. Anything else: the training is over, and
+                the run ends well.
+        """
+        self.asked = reason
+        if distributed.size() == 1:
+            self._end(reason)
+
+    def agree_to_stop(self) -> None:
+        """Stop if any rank was asked to; collective."""
+        reasons = [reason for reason in distributed.of_all(self.asked) if reason is not None]
+        if reasons:
+            self._end(min(reasons, key=lambda reason: reason not in Signals.__members__))
+
+    def _end(self, reason: str) -> None:
+        if reason in Signals.__members__:
+            self.stop = reason
+        else:
+            self.finish_early = self.finish_now = True
 
     def change_level(self, stage: StagePlan) -> None:
         """Go to a stage's level: the networks' weights, the optimizer's state and the learning rates follow."""
@@ -176,21 +218,23 @@ class Context:
         self.bind()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs to go on as if nothing had happened."""
+        """Everything a resumed run needs to go on as if nothing had happened; collective."""
         return {
             "state": self.state.state_dict(),
             "level": self.level,
-            "model": self.levels[0].state_dict() if self.network is None else None,
+            "model": self.engine.model_state(self.levels[0]) if self.network is None else None,
             "network": None if self.network is None else self.network.state_dict(),
             "transforms": self.data.transforms.state_dict(),
             "facts": self.data.facts,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.engine.optimizer_state(self.optimizer),
             "cycle": None if self.cycle is None else self.cycle.state_dict(),
             "plateau": None if self.plateau is None else self.plateau.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "callbacks": self.callbacks.state_dict(),
             "journal": 0 if self.journal is None else self.journal.position(),
-            "rng": rng_state(),
+            "average": self.average,
+            "callbacks": self.callbacks.state_dict(),
+            "engine": self.engine.state_dict(),
+            "rng": distributed.of_all(rng_state()),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any], *, same_config: bool = True) -> None:
@@ -207,6 +251,7 @@ class Context:
         """
         self.state.load_state_dict(saved["state"])
         self.load_weights(saved)
+        self.average = None  # its callback sets it again, if it is still there
         if self.state.stage >= len(self.stages):
             raise CheckpointError(
                 f"the checkpoint is of stage {self.state.stage + 1}, this run's schedule has {len(self.stages)}"
@@ -216,7 +261,7 @@ class Context:
         self.optimizer = self.make_optimizer(self.level)
         if same_config:
             try:
-                self.optimizer.load_state_dict(saved["optimizer"])
+                self.engine.load_optimizer_state(self.optimizer, saved["optimizer"])
                 go_on_starting(self.optimizer)
             except (KeyError, ValueError) as error:
                 raise CheckpointError(f"the checkpoint does not fit this run's optimizer: {error}") from error
@@ -233,12 +278,17 @@ class Context:
                     "the checkpoint was saved inside a multigrid cycle, which only a run of the same config can go on "
                     "with; resume from one saved on the finest level, or with the config unchanged"
                 )
-            take_moments(self.optimizer, saved["optimizer"])
+            take_moments(self.engine, self.optimizer, saved["optimizer"])
             self.scheduler.restart(self.optimizer, self.state.work)
             self.scheduler.move_to(self.optimizer, self.method.lr_factor(self.level))
             self.state.epoch, self.state.batch = self.state.epoch + (self.state.batch > 0), 0
         self.bind()
-        set_rng_state(saved["rng"])
+        self.engine.load_state_dict(saved["engine"])
+        if len(saved["rng"]) == distributed.size():
+            set_rng_state(saved["rng"][distributed.rank()])
+        else:
+            # Data and its randomness are the same on any number of ranks; dropout and the like are not.
+            seed_everything(mix(self.config["seed"], RANK, distributed.rank(), self.state.step))
 
     def _check_place(self, saved: Mapping[str, Any]) -> None:
         """Compare where the checkpoint was saved with where the schedule is at that stage."""
@@ -255,8 +305,13 @@ class Context:
                 f"{places[1]}: resume with the multilevel=… and the trainer.max_epochs or max_steps it was saved with"
             )
 
-    def load_weights(self, saved: Mapping[str, Any]) -> None:
-        """Take the networks' weights and the transforms' statistics from a checkpoint's state."""
+    def load_weights(self, saved: Mapping[str, Any], *, averaged: bool = False) -> None:
+        """Take the networks' weights and the transforms' statistics from a checkpoint's state.
+
+        Args:
+            saved: what `state_dict` returned.
+            averaged: put the average of the full network's weights in their place, if one was kept.
+        """
         if (self.network is None) != (saved["network"] is None):
             theirs, ours = (
                 ("one network", "a hierarchy") if self.network is not None else ("a hierarchy", "one network")
@@ -266,20 +321,23 @@ class Context:
             )
         try:
             if self.network is None:
-                self.levels[0].load_state_dict(saved["model"])
+                self.engine.load_model_state(self.levels[0], saved["model"])
             else:
                 self.network.load_state_dict(saved["network"])
+            self.average = saved["average"]
+            if averaged and self.average is not None:
+                self.engine.load_model_state(self.levels[0], self.average)
             self.data.transforms.load_state_dict(saved["transforms"])
         except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint does not fit this run's model: {error}") from error
 
 
-def take_moments(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+def take_moments(engine: Engine, optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     """Take an optimizer's saved state, but not its options; nothing if it was of another kind."""
     options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     theirs = [group.keys() - {"params", "initial_lr"} for group in saved["param_groups"]]
     if [group.keys() for group in options] == theirs:
-        optimizer.load_state_dict(dict(saved))
+        engine.load_optimizer_state(optimizer, dict(saved))
         go_on_starting(optimizer)
         for group, option in zip(optimizer.param_groups, options, strict=True):
             group.pop("initial_lr", None)

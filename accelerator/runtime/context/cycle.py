@@ -12,7 +12,9 @@ from torch.optim import Optimizer
 
 from accelerator.multilevel.fas import FAS, coupled_decay, gradients
 from accelerator.multilevel.optimizer_state import carry_optimizer_state, go_on_starting, start_averages
-from accelerator.runtime.data.feed import Batch, Feed
+from accelerator.runtime.data.feed import Batch, Feed, own_samples
+from accelerator.runtime.engine.base import Clip
+from accelerator.utilities import distributed
 from accelerator.utilities.seed import rng_state, set_rng_state
 
 if TYPE_CHECKING:
@@ -156,19 +158,21 @@ class Cycle:
 
     def _gradient(self, context: Context, level: int, batch: Batch) -> dict[str, Tensor]:
         network, optimizer = context.levels[level], self.optimizers[level]
-        context.engine.bind(network, context.objective, optimizer, None)
+        context.engine.bind(network, context.objective, optimizer, Clip())
         context.engine.forward_backward(context.level_batch(level, batch))
         return gradients(network, coupled_decay(optimizer, network))
 
     def _loss(self, context: Context, level: int) -> float:
         network = context.levels[level]
-        context.engine.bind(network, context.objective, self.optimizers[level], None)
-        total, weight = 0.0, 0
+        context.engine.bind(network, context.objective, self.optimizers[level], Clip())
+        total, samples = 0.0, 0.0
         for batch in self._once(context.data.train, 0):
             prediction, target = context.engine.predict(context.level_batch(level, batch))
-            total += float(context.objective(prediction, target)) * len(target)
-            weight += len(target)
-        return total / weight if math.isfinite(total) else math.inf
+            rows = own_samples(batch)
+            total += float(context.objective(prediction, target)) * rows
+            samples += rows
+        total, samples = distributed.total((total, samples))
+        return total / samples if math.isfinite(total) else math.inf
 
 
 @torch.no_grad()

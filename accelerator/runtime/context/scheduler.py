@@ -48,7 +48,13 @@ class WorkScheduler:
         self._imports, self._total, self.monitor = imports, total_steps, monitor
         self._unit = steps_per_epoch if interval_of(section) == "epoch" else 1
         self._ticks = 0
+        self._waited = 0.0
         self._make(optimizer)
+        self.next = self._due()
+
+    def wait(self, work: float) -> None:
+        """Let this much work go by without the schedule: it was done for no step."""
+        self._waited += work
         self.next = self._due()
 
     def advance(self, work: float) -> None:
@@ -103,7 +109,7 @@ class WorkScheduler:
 
     def restart(self, optimizer: Optimizer, work: float) -> None:
         """Begin anew on an optimizer with fresh learning rates, and advance to the work done."""
-        self._ticks = 0
+        self._ticks, self._waited = 0, 0.0
         self.next = self._due()
         self._make(optimizer)
         self.catch_up(work)
@@ -111,11 +117,11 @@ class WorkScheduler:
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
         state = {key: value for key, value in self.scheduler.state_dict().items() if _is_plain(value)}
-        return {"ticks": self._ticks, "scheduler": state}
+        return {"ticks": self._ticks, "waited": self._waited, "scheduler": state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` returned; the optimizer's groups are restored by the optimizer's own state."""
-        self._ticks = state["ticks"]
+        self._ticks, self._waited = state["ticks"], state.get("waited", 0.0)
         self.next = self._due()
         self.scheduler.load_state_dict(dict(state["scheduler"]))
 
@@ -124,7 +130,7 @@ class WorkScheduler:
         if self._ticks * self._unit >= self._total:
             return math.inf
         # Fractions of a step add up with rounding: ten times 0.1 is less than 1.
-        return (self._ticks + 1) * self._unit - 1e-6
+        return (self._ticks + 1) * self._unit + self._waited - 1e-6
 
     def _make(self, optimizer: Optimizer) -> None:
         self.scheduler = build(

@@ -21,6 +21,7 @@ class TrainingState:
         spared: work units that stages which ended early left for later ones; less what the guard cost beyond its plan.
         validated: the step the network was last measured at on the validation split.
         work: work units done; one is a step of the full network.
+        skipped: steps that were left out because half precision overflowed; the learning rate waits for them.
         metrics: the last value of each metric of validation or test.
     """
 
@@ -33,6 +34,7 @@ class TrainingState:
     spared: float = 0.0
     validated: int = -1
     work: float = 0.0
+    skipped: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:

@@ -149,6 +149,7 @@ def build_data(
     split: list[float],
     seed: int,
     device: torch.device,
+    ranks: tuple[int, int] = (0, 1),
 ) -> Data:
     """Feeds from what a data component returned.
 
@@ -159,6 +160,11 @@ def build_data(
     for key, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value < least:
             raise ConfigError(f"loader.{key}={value}: expected at least {least}")
+    if batch_size < ranks[1]:
+        raise ConfigError(
+            f"loader.batch_size={batch_size} is what all {ranks[1]} ranks compute together: "
+            f"expected at least {ranks[1]}"
+        )
     splits = as_splits(source, split, seed)
     for name, part in splits.items():
         if isinstance(part, tuple):
@@ -172,6 +178,7 @@ def build_data(
                     f"the training ones {tuple(theirs.shape)}"
                 )
     train = splits["train"]
+    stored = sum(tensor.nbytes for part in splits.values() if isinstance(part, tuple) for tensor in part)
     _fit(transforms, train)
     eval_size = eval_batch_size or 4 * batch_size
     feeds: dict[str, Feed] = {}
@@ -183,10 +190,13 @@ def build_data(
             "shuffle": shuffle and training,
             "drop_last": drop_last and training,
             "augment": transforms.augment() if training else None,
+            "ranks": ranks,
         }
         if isinstance(part, tuple):
             inputs = transforms.once(part[0]) if training else transforms.evaluate(part[0])
-            feeds[name] = InMemoryFeed(inputs.to(device), transforms.targets(part[1]).to(device), **options)
+            kept = device if stored <= resident_bytes(device) else inputs.device
+            targets = transforms.targets(part[1])
+            feeds[name] = InMemoryFeed(inputs.to(kept), targets.to(kept), device=device, **options)
         else:
             options |= imitate(part) if isinstance(part, DataLoader) else {"dataset": part, "workers": workers}
             feeds[name] = LoaderFeed(
@@ -207,6 +217,14 @@ def build_data(
     shape = tuple(targets.shape)
     output_shape = shape if not labels else None if classes is None else (classes, *shape)
     return Data(feeds, transforms, tuple(transforms.evaluate(inputs[None])[0].shape), output_shape, classes)
+
+
+def resident_bytes(device: torch.device) -> float:
+    """How much data may live on a device: a quarter of a GPU's free memory; the CPU has it anyway."""
+    if device.type != "cuda":
+        return float("inf")
+    free, whole = torch.cuda.mem_get_info(device)
+    return min(free, torch.cuda.get_per_process_memory_fraction(device) * whole) / 4
 
 
 def _sample(part: Split, name: str) -> tuple[Tensor, Tensor]:

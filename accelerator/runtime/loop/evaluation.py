@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from accelerator.errors import ConfigError, Terminated
+from accelerator.runtime.data.feed import own_samples
 from accelerator.runtime.metrics import Average
+from accelerator.utilities import distributed
 
 if TYPE_CHECKING:
     from accelerator.runtime.context.context import Context
@@ -30,14 +32,19 @@ def evaluate(context: Context, split: str) -> dict[str, float]:
     model.eval()
     for metric in context.metrics.values():
         metric.reset()
+    # Statistics of batch norms are each rank's own until its next step; measured and saved are those of rank 0.
+    distributed.copy_from_main(model.buffers())
     try:
         for batch in context.data.feeds[split].epoch(0):
             prediction, target = engine.predict(context.level_batch(context.level, batch))
+            if own_samples(batch) == 0:
+                continue
             loss.update(prediction, target)
             if context.metrics and transforms.changes_targets:
                 prediction, target = transforms.original(prediction), transforms.original(target)
             for metric in context.metrics.values():
                 metric.update(prediction, target)
+            # One of several ranks goes on: the others would wait for it. They agree at their next step.
             if context.stop is not None:
                 raise Terminated(context.stop)
     finally:

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING
 
 from accelerator.errors import DataError, Terminated
 from accelerator.runtime.loop.evaluation import evaluate
+from accelerator.utilities import distributed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from accelerator.runtime.context.context import Context
     from accelerator.runtime.data.feed import Batch
+
+
+# Steps between two agreements of the ranks on whether any of them was asked to stop.
+AGREE = 8
 
 
 def train(context: Context) -> None:
@@ -79,6 +84,7 @@ def _steps(context: Context, batches: Iterable[Batch], in_pass: int) -> None:
     resampled = context.network is not None and context.network.sampling is not None and level > 0
     fas = context.cycle.fas if context.cycle is not None and not in_pass else None
     window = context.cycle.window[2] if context.cycle is not None else 1
+    several = distributed.size() > 1
     for batch in batches:
         if resampled:
             batch = context.level_batch(level, batch)
@@ -88,18 +94,23 @@ def _steps(context: Context, batches: Iterable[Batch], in_pass: int) -> None:
             fas.add_tau(level, state.stage_step % window)
         for call in after_backward:
             call(context)
-        engine.optimizer_step()
+        stepped = engine.optimizer_step()
         state.step += 1
         state.batch += in_pass
         state.stage_step += 1
         state.work += cost
-        if state.work >= scheduler.next:
+        if not stepped:
+            state.skipped += 1
+            scheduler.wait(cost)
+        elif state.work >= scheduler.next:
             scheduler.advance(state.work)
         for call in step_end:
             call(context)
+        if several and state.step % AGREE == 0:
+            context.agree_to_stop()
         if context.stop is not None:
             raise Terminated(context.stop)
-        if state.stage_step >= stage_steps:
+        if state.stage_step >= stage_steps or (context.finish_now and in_pass):
             break
 
 
@@ -108,6 +119,10 @@ def validate(context: Context) -> None:
     state = context.state
     context.callbacks("validation_start", context)
     values = evaluate(context, "val")
+    if distributed.size() > 1:
+        context.agree_to_stop()
+        if context.stop is not None:
+            raise Terminated(context.stop)
     state.metrics.update(values)
     state.validated = state.step
     context.scheduler.validated(values)

@@ -4,6 +4,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from accelerator.errors import ConfigError
+from accelerator.runtime.data.feed import Share, rows_of
+from accelerator.runtime.engine.base import Clip
+from accelerator.runtime.engine.recompute import recompute_blocks
+from accelerator.runtime.engine.single_gpu import SingleGPU
 from accelerator.runtime.engine.vanilla_torch import VanillaTorch
 
 
@@ -20,7 +24,9 @@ def network():
 def bound(model=None, *, lr=0.1, clip_norm=None):
     model = model or network()
     engine = VanillaTorch("cpu")
-    engine.bind(model, nn.functional.mse_loss, torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9), clip_norm)
+    engine.bind(
+        model, nn.functional.mse_loss, torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9), Clip(clip_norm)
+    )
     return engine, model
 
 
@@ -56,10 +62,129 @@ def test_clipping_bounds_the_step_to_the_norm():
     model = nn.Linear(3, 1, bias=False)
     before = model.weight.detach().clone()
     engine = VanillaTorch("cpu")
-    engine.bind(model, lambda y, t: 1e4 * (y - t).sum(), torch.optim.SGD(model.parameters(), lr=1.0), 0.5)
+    engine.bind(model, lambda y, t: 1e4 * (y - t).sum(), torch.optim.SGD(model.parameters(), lr=1.0), Clip(0.5))
     engine.forward_backward(batches()[0])
     engine.optimizer_step()
     assert (model.weight - before).norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_entries_are_cut_before_the_norm():
+    model = nn.Linear(3, 1, bias=False)
+    before = model.weight.detach().clone()
+    engine = VanillaTorch("cpu")
+    slope = torch.tensor([1.0, -5.0, 0.25])
+    engine.bind(model, lambda y, t: (model.weight[0] * slope).sum() + 0 * y.sum(), sgd(model), Clip(value=0.5))
+    engine.forward_backward(batches()[0])
+    engine.optimizer_step()
+    assert (before - model.weight)[0].tolist() == pytest.approx([0.5, -0.5, 0.25])
+    engine.bind(model, lambda y, t: (model.weight[0] * slope).sum() + 0 * y.sum(), sgd(model), Clip(0.3, 0.5))
+    engine.forward_backward(batches()[0])
+    before = model.weight.detach().clone()
+    engine.optimizer_step()
+    assert (before - model.weight)[0].tolist() == pytest.approx([0.2, -0.2, 0.1], rel=1e-4)  # (½, -½, ¼) has norm ¾
+
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=1.0)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 50])
+def test_the_gradient_of_the_pieces_is_that_of_the_whole_batch(count):
+    engine, whole = bound()
+    pieces, parts = bound()
+    pieces.accumulate = count
+    batch = batches()[0]
+    seen = []
+    parts.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    assert pieces.forward_backward(batch).item() == pytest.approx(engine.forward_backward(batch).item(), rel=1e-6)
+    assert sum(seen) == 5
+    assert len(seen) == min(count, 5)
+    for ours, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_a_share_counts_for_its_part_of_the_whole_batch():
+    """Two ranks' gradients, added up by hand: 2 of 5 rows and 3 of 5."""
+    _, whole = bound()
+    inputs, targets = batches()[0]
+    nn.functional.mse_loss(whole(inputs), targets).backward()
+    total = [torch.zeros_like(p) for p in whole.parameters()]
+    for rank in range(2):
+        engine, model = bound()
+        rows, weight = rows_of(5, (rank, 2))
+        engine.accumulate = 2
+        engine.forward_backward(Share(inputs[rows], targets[rows], 5, weight))
+        for sum_, p in zip(total, model.parameters(), strict=True):
+            sum_ += p.grad
+    for ours, theirs in zip(total, whole.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs.grad)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "64"}, "engine.precision=64: expected 32, 16 or bf16"),
+        ({"compile": "fast"}, "engine.compile=fast: expected null or one of default, reduce-overhead"),
+        ({"devices": 0}, "engine.devices=0: expected a number of ranks, auto, or a list of GPUs"),
+        ({"devices": "all"}, "engine.devices=all: expected a number of ranks"),
+        ({"devices": [0, 1]}, r"engine.devices=\[0, 1\]: this machine has \d+ CUDA device.*engine.device=cpu"),
+        ({"devices": 2}, "engine.devices=2: this process is alone; `accelerator train`"),
+        ({"restarts": -1}, "engine.restarts=-1: expected at least 0"),
+        ({"timeout": 0}, "engine.timeout=0: expected seconds"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_told(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        VanillaTorch("cpu", **arguments)
+
+
+def test_fewer_ranks_than_the_config_says_are_refused(monkeypatch):
+    """A launcher that starts one process where two were meant trains in silence otherwise."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(ConfigError, match=r"engine.devices=2 asks for 2 rank\(s\), torchrun started 1"):
+        VanillaTorch("cpu", devices=2)
+
+
+def test_recomputed_blocks_forget_their_activations():
+    """One saved tensor less for each activation inside: only what goes into the block is kept."""
+    blocks = nn.ModuleList(nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh()) for _ in range(2))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = blocks
+
+        def forward(self, x):
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    def kept(model):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t), t)[1], lambda t: t):
+            model(torch.ones(2, 3, requires_grad=True)).sum()
+        return len(sizes)
+
+    model, calls = Net(), []
+    blocks[0][0].register_forward_hook(lambda *_: calls.append(1))
+    before = kept(model)
+    assert recompute_blocks(model, True) == ["blocks.0", "blocks.1"]
+    assert recompute_blocks(model, ["blocks.*"]) == ["blocks.0", "blocks.1"]
+    assert kept(model) < before
+    calls.clear()
+    model(torch.ones(2, 3)).sum().backward()
+    assert len(calls) == 2  # forward, and again on the way back
+    with pytest.raises(
+        ConfigError, match=r"gradient_checkpointing=\['layers'\]: the model Net has no such module; it has blocks"
+    ):
+        recompute_blocks(model, ["layers"])
+
+
+def test_single_gpu_without_a_gpu_names_the_engine_to_use(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="this machine has no CUDA device; use engine=vanilla_torch"):
+        SingleGPU()
 
 
 def test_binding_forgets_the_gradients_of_before():
