@@ -45,9 +45,14 @@ class FiniteLoss(Callback):
 
 
 class Throughput(Callback):
-    """Measures training steps and samples a second, validation and saving left out."""
+    """Measures training steps and samples a second, validation left out.
+
+    Metrics: ``speed/steps_per_second``, ``speed/samples_per_second``, each pass.
+    """
 
     priority = 40
+    critical = False
+    main_only = True
 
     def epoch_start(self, context: Context) -> None:
         """Start the clock."""

@@ -23,6 +23,9 @@
 
 Callbacks run in order of ``priority``, smallest first, at every ``…_start``; in the reverse order everywhere
 else. So the smallest priority comes in first and goes out last: the checkpoint is saved after all others acted.
+
+On several ranks every rank calls its own callbacks. What decides (stop now, save now) must come out the same on all of
+them: from metrics and counters, never from a clock or a disk.
 """
 
 from __future__ import annotations
@@ -55,9 +58,16 @@ class Callback:
 
     Each hook gets the run's `Context`. What a callback must remember across a kill goes through
     ``state_dict`` and ``load_state_dict``: plain values and tensors only.
+
+    Attributes:
+        priority: smaller comes in earlier and goes out later.
+        critical: its exceptions end the run; False for one the run can do without: it is reported and skipped.
+        main_only: it acts on rank 0 alone, because it writes or prints; it must not wait for other ranks then.
     """
 
     priority: int = 50
+    critical: bool = True
+    main_only: bool = False
 
     def run_start(self, context: Context) -> None:
         """Before the first step, after resuming."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from accelerator.runtime.callbacks.base import Callback
+from accelerator.runtime.data.feed import samples_of
 
 if TYPE_CHECKING:
     from accelerator.runtime.context.context import Context
@@ -32,10 +33,10 @@ class MetricLogger(Callback):
 
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
-        self._sizes: list[int] = []
+        self._size = 0
         self._sum, self._samples = 0.0, 0
         self._stage_sum, self._stage_steps = 0.0, 0
-        self._last = 0
+        self._last, self._batch = 0, 0
         self._due = 0.0
 
     def stage_start(self, context: Context) -> None:
@@ -49,11 +50,11 @@ class MetricLogger(Callback):
 
     def step_end(self, context: Context) -> None:
         """Take down the step's loss."""
-        losses = self._losses
+        losses, state = self._losses, context.state
+        if not losses:
+            self._size = samples_of(context.batch)  # asking a tensor for its length costs more than all the rest
         losses.append(context.loss)  # pyright: ignore[reportArgumentType]
-        # The pass is what the level that sees all the data makes of it: steps on a cycle's own batches do not count.
-        self._sizes.append(0 if context.in_window else len(context.batch[1]))
-        self._last = context.state.step
+        self._last, self._batch = state.step, state.batch
         if len(losses) >= _LOSSES or time.monotonic() > self._due:
             self._drain(context)
 
@@ -117,18 +118,31 @@ class MetricLogger(Callback):
         values = torch.stack(self._losses).tolist()
         # Not from the counter as it stands: a callback before this one may have ended the run at a later step.
         first = self._last - len(values) + 1
-        for value, size in zip(values, self._sizes, strict=True):
-            self._sum += value * size
-            self._stage_sum += value
-            self._stage_steps += 1
-            self._samples += size
+        sizes = self._sizes(context)
+        # One by one: a run that drains at other steps, as a resumed one does, adds up to the same bits.
+        total, of_stage = self._sum, self._stage_sum
+        for value, size in zip(values, sizes, strict=True):
+            total += value * size
+            of_stage += value
+        self._sum, self._samples = total, self._samples + sum(sizes)
+        self._stage_sum, self._stage_steps = of_stage, self._stage_steps + len(values)
         if context.journal is not None:
             for step, value in enumerate(values, first):
                 context.journal.metric("train/loss", value, step)
             context.journal.flush_if_due()
         self._losses.clear()
-        self._sizes.clear()
         self._due = time.monotonic() + _SECONDS
+
+    def _sizes(self, context: Context) -> list[int]:
+        """Samples in each batch that waits: those of one stage and pass, all of a size but the pass's last."""
+        count, feed = len(self._losses), context.data.train
+        if context.in_window:
+            # The pass is what the level that sees all the data makes of it: a cycle's own batches do not count.
+            return [0] * count
+        sizes = [self._size] * count
+        if count > 1 and self._batch == feed.batches:
+            sizes[-1] = feed.samples - self._size * (feed.batches - 1)
+        return sizes
 
     def _log(self, context: Context, prefix: str) -> None:
         if context.journal is not None:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accelerator.runtime.callbacks.base import Callback
+from accelerator.runtime.callbacks.predictions import as_used
 from accelerator.runtime.run_directory import PLOTS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from accelerator.runtime.context.context import Context
 
 
@@ -22,10 +25,15 @@ class Pictures(Callback):
     """
 
     priority = 5  # goes out after the logger has flushed, before the record is closed
+    critical = False
 
     def run_end(self, context: Context) -> None:
         """Draw what there is to draw; nothing after an error, or where nothing may be written."""
-        if context.error is not None or context.journal is None or context.run_dir is None:
+        if context.error is not None:
+            return
+        if context.journal is None or context.run_dir is None:
+            # A network that is spread over ranks predicts with all of them.
+            _predicted(context)
             return
         for name, draw in (
             ("loss_vs_work.png", _loss),
@@ -66,21 +74,26 @@ def _hierarchy(context: Context, path: Path) -> bool:
 
 def _fields(context: Context, path: Path) -> bool:
     """Fields of the network as it was tested, or as it is: on the split tested, or else validated."""
-    from accelerator.runtime.pictures.fields import ROWS, are_fields, draw_fields
+    from accelerator.runtime.pictures.fields import are_fields, draw_fields
 
-    name = next((name for name in ("test", "val") if name in context.data.feeds), None)
-    if name is None:
+    if (predicted := _predicted(context)) is None:
         return False
-    inputs, targets = next(iter(context.data.feeds[name].epoch(0)))
-    model, original = context.model, context.data.transforms.original
-    training = model.training
-    model.eval()
-    try:
-        prediction, target = context.engine.predict((inputs[:ROWS], targets[:ROWS]))
-    finally:
-        model.train(training)
+    name, prediction, target = predicted
     if not are_fields(prediction, target):
         return False
     level = f" (level {context.level})" if context.level else ""
+    original = context.data.transforms.original
     draw_fields(original(prediction), original(target), path, name=name + level)
     return True
+
+
+def _predicted(context: Context) -> tuple[str, Tensor, Tensor] | None:
+    """The split, and prediction and target of its first samples; None if there is none. For all ranks to call."""
+    name = next((name for name in ("test", "val") if name in context.data.feeds), None)
+    if name is None:
+        return None
+    inputs, targets = next(iter(context.data.feeds[name].epoch(0)))
+    from accelerator.runtime.pictures.fields import ROWS
+
+    with as_used(context):
+        return name, *context.engine.predict((inputs[:ROWS], targets[:ROWS]))

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 
 from accelerator.runtime.callbacks.base import Callback
+from accelerator.utilities import distributed
 
 if TYPE_CHECKING:
     from accelerator.runtime.context.context import Context
@@ -24,6 +25,8 @@ class Progress(Callback):
     """
 
     priority = 10
+    critical = False  # a terminal that was closed is no reason to stop
+    main_only = True
 
     def __init__(self, refresh: float = 0.1, lines: float = 0.5) -> None:
         self.refresh, self.lines = refresh, lines
@@ -36,7 +39,7 @@ class Progress(Callback):
         parameters = sum(p.numel() for p in context.levels[0].parameters())
         name = context.config["model"].get("name") or type(context.levels[0]).__name__
         self.console.print(
-            f"{name}: {parameters:,} parameters on {context.engine.device} · "
+            f"{name}: {parameters:,} parameters on {self._machine(context)} · "
             f"{context.data.train.samples:,} training samples in {context.data.train.batches} batches"
         )
         if context.state.step:
@@ -128,6 +131,17 @@ class Progress(Callback):
             shown |= {key: value for key, value in metrics.items() if key.startswith("val/")}
         values = "  ".join(f"{name} {value:.4g}" for name, value in shown.items() if value is not None)
         return f"{self._where(context)}  step {context.state.step:,}  {values}  {self._speed:,.0f} steps/s"
+
+    @staticmethod
+    def _machine(context: Context) -> str:
+        engine, ranks = context.config["engine"], distributed.size()
+        precision = str(engine.get("precision") or 32)
+        parts = [
+            str(context.engine.device),
+            f"{ranks} ranks ({engine.get('strategy') or 'ddp'})" if ranks > 1 else "",
+            precision if precision == "bf16" else f"fp{precision}" if precision != "32" else "",
+        ]
+        return ", ".join(filter(None, parts))
 
     @staticmethod
     def _where(context: Context) -> str:

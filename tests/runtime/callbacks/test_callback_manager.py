@@ -3,6 +3,7 @@ import re
 import pytest
 from run_outcomes import At
 
+from accelerator.errors import ConfigError, Terminated
 from accelerator.runtime.callbacks import base
 from accelerator.runtime.callbacks.base import HOOKS, Callback
 from accelerator.runtime.callbacks.manager import CallbackManager
@@ -169,3 +170,89 @@ def test_a_state_goes_through_a_checkpoint(tiny_config, tmp_path):
     execute(tiny_config(trainer={"max_epochs": 1}), tmp_path, callbacks={"counter": first})
     execute(tiny_config(), tmp_path, resume=tmp_path / "checkpoints", callbacks={"counter": second})
     assert (first.count, second.count) == (3, 6)
+
+
+class Fails(Callback):
+    """Raises at its second step."""
+
+    def __init__(self, error, critical):
+        self.error, self.critical, self.calls = error, critical, []
+
+    def run_start(self, context):
+        self.calls.append("run_start")
+
+    def step_end(self, context):
+        self.calls.append("step_end")
+        if len(self.calls) == 3:
+            raise self.error
+
+    def run_end(self, context):
+        self.calls.append("run_end")
+
+    def state_dict(self):
+        return {"calls": len(self.calls)}
+
+
+def test_a_callback_that_is_not_critical_is_reported_once_and_skipped(tiny_config, tmp_path, caplog):
+    fails = Fails(ZeroDivisionError("no gauge"), critical=False)
+    result = execute(tiny_config(), tmp_path, callbacks={"gauge": fails})
+    assert result.steps == 6
+    assert fails.calls == ["run_start", "step_end", "step_end"]
+    (record,) = (record for record in caplog.records if "gauge" in record.getMessage())
+    assert (record.levelname, record.name) == ("WARNING", "accelerator.runtime.callbacks.manager")
+    told = "callback gauge failed in step_end after step 2 and is skipped from now on: ZeroDivisionError: no gauge"
+    assert record.getMessage().startswith(told)
+    assert re.search(r"\(.*test_callback_manager.py, line \d+\)$", record.getMessage())
+
+
+def test_what_a_skipped_callback_remembers_is_not_saved(tiny_config, tmp_path):
+    fails = Fails(ZeroDivisionError(), critical=False)
+    states = []
+    look = At("run_end", lambda context: states.append(context.callbacks.state_dict()))
+    execute(tiny_config(), tmp_path, callbacks={"gauge": fails, "look": look})
+    assert "gauge" not in states[0]
+    assert "metric_logger" in states[0]
+
+
+def test_a_critical_callback_ends_the_run(tiny_config, tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        execute(tiny_config(), tmp_path, callbacks={"part": Fails(ZeroDivisionError(), critical=True)})
+
+
+def test_a_users_own_callback_is_critical():
+    assert Callback.critical
+
+
+@pytest.mark.parametrize("error", [ConfigError("the user's"), Terminated("SIGTERM"), KeyboardInterrupt()])
+def test_what_is_meant_to_end_a_run_ends_it_through_any_callback(error):
+    fails = Fails(error, critical=False)
+    manager = CallbackManager({"gauge": fails})
+    manager("step_end", None)
+    manager("step_end", None)
+    with pytest.raises(type(error)):
+        manager("step_end", None)
+    assert manager.skipped == set()
+
+
+def test_critical_callbacks_are_called_without_a_guard():
+    critical, gauge = Fails(None, critical=True), Fails(None, critical=False)
+    calls = CallbackManager({"critical": critical, "gauge": gauge}).hooks["step_end"]
+    assert critical.step_end in calls
+    assert gauge.step_end not in calls
+
+
+def test_other_ranks_leave_out_what_only_the_main_one_does_and_keep_its_state():
+    class Writes(Counter):
+        main_only = True
+
+    def make(main):
+        return CallbackManager({"writes": Writes(), "counts": Counter()}, main=main)
+
+    main, other = make(True), make(False)
+    for manager in (main, other):
+        manager("step_end", None)
+    assert list(other.callbacks) == ["counts"]
+    assert len(other.hooks["step_end"]) == 1
+    assert other.state_dict() == {"counts": {"count": 1}}
+    other.load_state_dict(main.state_dict())
+    assert other.state_dict() == main.state_dict() == {"writes": {"count": 1}, "counts": {"count": 1}}

@@ -36,13 +36,33 @@ def stops_after(values, *, levels=None, **options):
         ([-1, -2], {"patience": 1, "mode": "max"}, 2),
         ([3, 2.95, 2.8, 2.7], {"patience": 1, "min_delta": 0.1}, 2),
         ([3, 2.8, 2.6], {"patience": 1, "min_delta": 0.1}, None),
-        ([math.nan, math.nan], {"patience": 2}, 2),
-        ([math.nan, 5, 4], {"patience": 2}, None),
-        ([1, math.nan], {"patience": 1}, 2),
+        ([5, math.nan, 4], {"patience": 9}, 2),
+        ([5, -math.inf, 4], {"patience": 9}, 2),
+        ([math.nan, math.nan], {"patience": 2, "stop_on_nan": False}, 2),
+        ([math.nan, 5, 4], {"patience": 2, "stop_on_nan": False}, None),
+        ([1, math.nan], {"patience": 1, "stop_on_nan": False}, 2),
+        ([5, 4, 3, 2], {"threshold": 3}, 3),
+        ([5, 6, 7.5, 9], {"threshold": 7, "mode": "max"}, 3),
+        ([-5, -3, -1], {"threshold": -2, "mode": "max"}, 3),
     ],
 )
 def test_it_ends_after_patience_validations_without_improvement(values, options, expected):
     assert stops_after(values, **options) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "reason"),
+    [
+        ([math.nan], {}, "stopping early after step 1: val/x is nan"),
+        ([0.25], {"threshold": 0.5}, "stopping early after step 1: val/x=0.25 has reached 0.5"),
+        ([2, 3], {"patience": 1}, "stopping early after step 2: val/x was no better in 1 validations than 2"),
+        ([2, 1], {"patience": 1, "mode": "max"}, "val/x was no better in 1 validations than 2"),
+    ],
+)
+def test_it_says_why(values, options, reason, caplog):
+    caplog.set_level("INFO")
+    stops_after(values, **options)
+    assert reason in caplog.text
 
 
 def test_coarse_networks_are_not_waited_for():
@@ -68,7 +88,12 @@ def test_what_it_watches_is_checked_before_the_first_step(tiny_config, options, 
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"mode": "least"}, "mode=least: expected min or max"), ({"patience": 0}, "patience=0")]
+    ("options", "message"),
+    [
+        ({"mode": "least"}, "mode=least: expected min or max"),
+        ({"patience": 0}, "patience=0"),
+        ({"min_delta": -1.0}, "min_delta=-1.0: expected at least 0"),
+    ],
 )
 def test_settings_out_of_range_are_told(options, message):
     with pytest.raises(ConfigError, match=message):
