@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+from typing import NoReturn
 
 from accelerator import __version__
 from accelerator.errors import UserError, did_you_mean
 
 COMMANDS = {
     "train": "compose a run from YAML, train it, and keep its record",
+    "checkpoint": "list, check, convert, average and export what runs have saved",
 }
 
 _EPILOG = """examples:
@@ -19,6 +22,7 @@ _EPILOG = """examples:
   accelerator train --explain                         every value, and the file it comes from
   accelerator train -m optimizer.lr=0.1,0.01          a sweep
   accelerator train --help                            all flags and config groups
+  accelerator checkpoint list                         what the newest run has saved
 """
 
 
@@ -52,16 +56,27 @@ def main(argv: list[str] | None = None) -> int:
     # torch's CPU threads spin while they wait for one another: with another process on the machine (our uploader is
     # one) steps took 3 times as long; waiting passively costs nothing measurable. Read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if chosen.command == "checkpoint":
+        from accelerator.cli.checkpoint import checkpoint_command
+
+        return checkpoint_command(rest)
     from accelerator.cli.experiment import train_command
 
     return train_command(rest)
 
 
 def _complete(argv: list[str]) -> int:
-    """Answer the shell: names of commands are ours; what follows ``train`` is Hydra's, which knows no commands."""
+    """Answer the shell: commands and actions are ours to know; what follows ``train`` is Hydra's."""
     _program, *words = os.environ.get("COMP_LINE", "").split() or ["accelerator"]
     if not words or (len(words) == 1 and not os.environ["COMP_LINE"].endswith(" ")):
         print("\n".join(name for name in COMMANDS if name.startswith("".join(words))))
+        return 0
+    if words[0] == "checkpoint":
+        from accelerator.cli.checkpoint import ACTIONS
+
+        typed = [*words[1:], *([""] if os.environ["COMP_LINE"].endswith(" ") else [])]
+        if len(typed) == 1:  # what follows the action are files
+            print("\n".join(name for name in ACTIONS if name.startswith(typed[0])))
         return 0
     os.environ["COMP_LINE"] = os.environ["COMP_LINE"].replace(f"{words[0]} ", "", 1)
     from accelerator.cli.experiment import train_command
@@ -69,5 +84,20 @@ def _complete(argv: list[str]) -> int:
     return train_command(argv)
 
 
+def entry() -> NoReturn:
+    """The command as a process of its own."""
+    leave(main())
+
+
+def leave(code: int) -> NoReturn:
+    """End the process."""
+    if code == 128 + signal.SIGINT:
+        # Python's own way out takes seconds with torch loaded; whoever pressed Ctrl-C waits for the prompt.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -15,7 +15,7 @@ choose           model=mlp data=digits loss=cross_entropy     an option of a gro
 set              optimizer.lr=0.01 trainer.max_epochs=5       a value; any argument of the component may be set
 remove           ~callbacks.progress
 add              callbacks.stop.name=early_stopping     (a name of your choice)
-continue         resume=last | <run directory> | <checkpoint file>
+continue         resume=last | best | <run directory> | <MLflow run id> | <checkpoint file>
 
 flags
   --explain            print every value with the file that set it and what it builds, and stop

@@ -1,26 +1,30 @@
 """``resume=``: which run, from which checkpoint, and in which folder it goes on.
 
-A run directory (or ``last``: the newest one here) is continued in place, from its newest whole checkpoint, with the
-config it had. A checkpoint file (or ``best``: that of the newest run) starts a new run from there, with the config of
-its run and whatever else is asked for.
+A run directory (or its MLflow id, or ``last``: the newest one here) is continued in place, from its newest whole
+checkpoint, with the config it had. A checkpoint file (or ``best``: that of the newest run) starts a new run from there,
+with the config of its run and whatever else is asked for. A job of a sweep is a run like any other.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
+from accelerator.cli.runs import find
+from accelerator.cli.schema import RunConfig
 from accelerator.errors import CheckpointError, ConfigError
 from accelerator.runtime.run_directory import CHECKPOINTS, CONFIG, OVERRIDES
 from accelerator.tracking.masking import masked
 
-# What may differ when a run goes on in place: none of it changes what is computed.
-FREE_SECTIONS = frozenset({"tracking", "callbacks", "checkpoint", "engine", "resume", "vars", "metrics"})
-FREE_KEYS = frozenset({"loader.workers", "loader.eval_batch_size", "trainer.test"})
+# What may differ when a run goes on in place: none of it changes what is computed, but for rounding.
+FREE_SECTIONS = frozenset({"tracking", "callbacks", "checkpoint", "engine", "memory", "resume", "vars", "metrics"})
+FREE_KEYS = frozenset({"loader.workers", "loader.eval_batch_size", "trainer.test", "trainer.accumulate"})
 
 
 def resolve(arguments: Sequence[str]) -> list[str]:
@@ -33,7 +37,7 @@ def resolve(arguments: Sequence[str]) -> list[str]:
     if not wanted or wanted[-1] in ("", "null"):
         return list(arguments)
     others = [a for a in arguments if not a.startswith("resume=")]
-    source = _find(wanted[-1])
+    source = find(wanted[-1], f"resume={wanted[-1]}")
     quoted = QuotedString(str(source), Quote.single).with_quotes()
     kept = (source.parent.parent if source.is_file() else source) / OVERRIDES
     before = list(OmegaConf.load(kept)) if kept.exists() else []
@@ -56,57 +60,41 @@ def check_unchanged(config: dict[str, Any], unresolved: dict[str, Any], run_dir:
     path = run_dir / CONFIG
     if not path.exists():
         raise CheckpointError(f"{run_dir} holds no {CONFIG}: it is not a run's folder")
+    from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
+
     # The recorded config has its secrets masked: compare like with like.
     before, now = computing(OmegaConf.to_container(OmegaConf.load(path))), computing(masked(config, unresolved))
     changed = [
-        f"{key} was {before.get(key, 'not set')}, is now {now.get(key, 'not set')}"
+        f"\n  {key} was {was}, is now {will}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
+        if (was := _value(before, key)) != (will := _value(now, key))
     ]
     if changed:
+        saved = CheckpointHandler(run_dir / CHECKPOINTS).paths()
+        file = saved[-1] if saved else run_dir / CHECKPOINTS / "<name>.safetensors"
         raise ConfigError(
-            [
-                *(f"resume: {line}" for line in changed),
-                f"a run goes on in place with the config it had; to start a new one from its state, give a file: "
-                f"resume={run_dir / CHECKPOINTS}/<name>.safetensors",
-            ]
+            f"resume: a run goes on in place with the config it had, and this would change what it computes:"
+            f"{''.join(changed)}\nleave that out, or start a new run from its state with "
+            f"{shlex.quote(f'resume={file}')}"
         )
 
 
 def computing(config: Any) -> dict[str, Any]:
-    """The values of a config that decide what is computed, by dotted key."""
+    """The values of a config that decide what is computed, by dotted key, without defaults of the closed sections.
+
+    A later version may have more keys: at their defaults it computes the same, and the fingerprint is the same.
+    """
     return {
         key: value
         for key, value in _flat(config).items()
-        if key.split(".")[0] not in FREE_SECTIONS and key not in FREE_KEYS
+        if key.split(".")[0] not in FREE_SECTIONS
+        and key not in FREE_KEYS
+        and (key not in _DEFAULTS or value != _DEFAULTS[key])
     }
 
 
-def _find(wanted: str) -> Path:
-    if wanted in ("last", "best"):
-        runs = [path.parent for path in Path("outputs").glob(f"*/*/{CHECKPOINTS}") if any(path.iterdir())]
-        if not runs:
-            raise CheckpointError(f"resume={wanted}: no run with a checkpoint under {Path('outputs').absolute()}")
-        newest = max(runs, key=lambda run: (run / CHECKPOINTS).stat().st_mtime).absolute()
-        return newest if wanted == "last" else _best(newest)
-    path = Path(wanted).absolute()
-    if path.name == CHECKPOINTS:
-        path = path.parent
-    if not path.exists():
-        raise CheckpointError(f"resume={wanted}: no such file or folder")
-    if path.is_dir() and not (path / CHECKPOINTS).is_dir():
-        raise CheckpointError(f"resume={wanted}: this folder has no {CHECKPOINTS}/; nothing was saved in it")
-    return path
-
-
-def _best(run: Path) -> Path:
-    from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
-
-    section = OmegaConf.load(run / CONFIG).checkpoint
-    best = CheckpointHandler(run / CHECKPOINTS, monitor=section.monitor, mode=section.mode).best()
-    if best is None:
-        raise CheckpointError(f"resume=best: no checkpoint in {run / CHECKPOINTS} has a value of {section.monitor}")
-    return best
+def _value(values: dict[str, Any], key: str) -> Any:
+    return values.get(key, _DEFAULTS.get(key, "not set"))
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -117,3 +105,6 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
         for name, child in node.items()
         for key, value in _flat(child, f"{prefix}.{name}" if prefix else str(name)).items()
     }
+
+
+_DEFAULTS = _flat(asdict(RunConfig()))

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import importlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from accelerator.errors import CheckpointError
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
+from accelerator.runtime.checkpoint.meta_handler import Meta, sidecar
 from accelerator.runtime.context.component import build
 from accelerator.runtime.data.pipeline import Transforms, build_transforms
 from accelerator.runtime.run_directory import CHECKPOINTS, CONFIG
+
+# In the header of an exported model: what it is built from.
+RECIPE = "accelerator"
 
 
 class TrainedModel(nn.Module):
@@ -33,15 +41,17 @@ class TrainedModel(nn.Module):
         return self.transforms.original(self.network(self.transforms.evaluate(inputs)))
 
 
-def load_model(source: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
+def load_model(source: str | Path, device: str | torch.device = "cpu", *, imports: Sequence[str] = ()) -> TrainedModel:
     """The network of a run, as it was at its best.
 
     >>> model = load_model("outputs/2026-01-31/12-00-00-000000-1")  # doctest: +SKIP
     >>> predictions = model(inputs)  # doctest: +SKIP
 
     Args:
-        source: a run directory (its best checkpoint is taken, the newest if none was rated), or a checkpoint file.
+        source: a run directory (its best checkpoint is taken, the newest if none was rated), a checkpoint file, or a
+            model that ``accelerator checkpoint export --format safetensors`` wrote.
         device: where the network is put.
+        imports: modules of yours that a file outside a run's folder may name; those of a run are imported anyway.
 
     Returns:
         In evaluation mode, without gradients.
@@ -50,29 +60,134 @@ def load_model(source: str | Path, device: str | torch.device = "cpu") -> Traine
         CheckpointError: there is none, it is damaged, or it was saved while a coarse level was trained.
     """
     path = Path(source)
-    run_dir = path.parent.parent if path.is_file() else path
-    config_file = run_dir / CONFIG
-    if not config_file.is_file():
-        raise CheckpointError(f"{source} is no run directory and no checkpoint in one: there is no {config_file}")
-    config = yaml.safe_load(config_file.read_text())
-    section = config["checkpoint"]
-    handler = CheckpointHandler(run_dir / CHECKPOINTS, monitor=section["monitor"], mode=section["mode"])
-    if path.is_file():
-        saved, meta = handler.load(path)
-    elif best := handler.best():
-        saved, meta = handler.load(best)
+    if path.is_file() and not sidecar(path).exists() and (exported := _exported(path)) is not None:
+        recipe, tensors = exported
+        _allow(recipe, imports, path)
     else:
-        saved, meta, path = handler.load_last()
+        config, saved, path = read_checkpoint(path, imports)
+        recipe = recipe_of(config, saved)
+        tensors = {f"network.{name}": tensor for name, tensor in network_weights(saved).items()}
+        tensors |= {f"transforms.{name}": tensor for name, tensor in saved["transforms"].items()}
+    model = build_model(recipe)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit the model of its config: {error}") from error
+    return model.to(device).eval().requires_grad_(False)
+
+
+def read_checkpoint(source: Path, imports: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """The config, the state and the path of a trained network's checkpoint.
+
+    Args:
+        source: a run directory (the best is taken, the newest if none was rated), or a checkpoint file.
+        imports: modules of the user's that a file outside a run's folder may name.
+
+    Raises:
+        CheckpointError: as `load_model`.
+    """
+    if source.is_file():
+        path, run_dir = source, source.absolute().parent.parent
+    else:
+        run_dir = source
+        handler = handler_of(run_dir)
+        path = handler.best() or handler.load_last()[2]
+    saved, _ = load_finest(path)
+    return config_of(path, saved, imports), saved, path
+
+
+def load_finest(path: Path) -> tuple[dict[str, Any], Meta]:
+    """State and sidecar of a checkpoint in which the full network is the trained one.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or was saved while a coarse level was trained.
+    """
+    saved, meta = CheckpointHandler(path.parent).load(path)
     if meta.level != 0:
         raise CheckpointError(
             f"{path} was saved while level {meta.level} was trained: the full network is not trained yet; go on with "
-            f"accelerator train resume={run_dir}"
+            f"accelerator train resume={path.absolute().parent.parent}"
         )
-    for name in config["imports"]:
+    return saved, meta
+
+
+def config_of(path: Path, saved: Mapping[str, Any], imports: Sequence[str] = ()) -> dict[str, Any]:
+    """The config a checkpoint's network was trained with.
+
+    Raises:
+        CheckpointError: the file neither stands in a run's folder nor brings a config along, or the one it brings names
+            modules other than ``imports``.
+    """
+    run_dir = path.absolute().parent.parent
+    # What was made from checkpoints brings its config along; in a run's folder the run's own stands.
+    if "config" in saved and not (run_dir / CONFIG).is_file():
+        _allow(saved["config"], imports, path)
+        return saved["config"]
+    return read_config(run_dir)
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """The config a run was started with.
+
+    Raises:
+        CheckpointError: the folder is not a run's.
+    """
+    path = run_dir / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{run_dir} is no run directory: there is no {path}")
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise CheckpointError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+
+
+def handler_of(run_dir: Path) -> CheckpointHandler:
+    """The checkpoints of a run, rated as its config says.
+
+    Raises:
+        CheckpointError: the folder is not a run's.
+    """
+    section = read_config(run_dir)["checkpoint"]
+    return CheckpointHandler(run_dir / CHECKPOINTS, monitor=section["monitor"], mode=section["mode"])
+
+
+def network_weights(saved: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The finest network's weights and buffers in a checkpoint's state; their average, if the run kept one."""
+    if saved.get("average") is not None:
+        return saved["average"]
+    return saved["model"] if saved["network"] is None else saved["network"]["levels"]["0"]
+
+
+def recipe_of(config: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What the network and its transforms are built from: sections of the config, and facts of the data."""
+    return {name: config[name] for name in ("imports", "model", "transform")} | {"facts": saved["facts"]}
+
+
+def build_model(recipe: Mapping[str, Any]) -> TrainedModel:
+    """A model as a recipe describes it, not trained."""
+    for name in recipe["imports"]:
         importlib.import_module(name)
-    imports = tuple(config["imports"])
-    network = build("model", config["model"], "model", imports=imports, **saved["facts"])
-    transforms = build_transforms(config["transform"], imports)
-    network.load_state_dict(saved["model"] if saved["network"] is None else saved["network"]["levels"]["0"])
-    transforms.load_state_dict(saved["transforms"])
-    return TrainedModel(network, transforms).to(device).eval().requires_grad_(False)
+    imports = tuple(recipe["imports"])
+    network = build("model", recipe["model"], "model", imports=imports, **recipe["facts"])
+    return TrainedModel(network, build_transforms(recipe["transform"], imports))
+
+
+def _allow(config: Mapping[str, Any], imports: Sequence[str], path: Path) -> None:
+    """A lone file may come from anybody: what it names is imported only if the user says so."""
+    if unknown := sorted(set(config["imports"]) - set(imports)):
+        raise CheckpointError(
+            f"{path} is built with modules of its author's, {', '.join(unknown)}; if you trust them, allow them: "
+            f"load_model(…, imports={unknown}) or --import {' '.join(unknown)}"
+        )
+
+
+def _exported(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Recipe and tensors of an exported model; None if the file is something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(RECIPE)
+            if text is None:
+                return None
+            return json.loads(text), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except (SafetensorError, ValueError, OSError):
+        return None

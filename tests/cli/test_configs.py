@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from accelerator.cli.compose import composer, plain
 from accelerator.cli.paths import packaged_configs
+from accelerator.errors import ConfigError
 from accelerator.runtime.run import check_config, dry_run
 
 QUICK = ["engine.threads=1", "data.train=16", "data.val=8", "data.test=8", "data.grid=8", "model.hidden=[64,64]"]
@@ -92,13 +94,17 @@ def test_every_config_composes_and_takes_a_step(name, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     group, _, option = name.rpartition("/")
     choice = [f"{group}={option}"] if group else []
+    if name == "engine/single_gpu" and not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="this machine has no CUDA device; use engine=vanilla_torch"):
+            check_and_step([*choice, *QUICK])
+        return
     context = check_and_step([*choice, *NEEDS.get(name, QUICK), "tracking.enabled=false"])
     assert context.engine.optimizer.state, "no step was taken"
 
 
 def test_the_configs_are_counted():
     """A YAML that is added here is tested above; one that vanished is missed here."""
-    assert len(names()) == 64
+    assert len(names()) == 67
 
 
 def test_multilevel_mlp_trains_as_a_cascade_unless_told_otherwise():

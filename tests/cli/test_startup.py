@@ -53,3 +53,13 @@ def test_completion_knows_commands_groups_options_and_keys(monkeypatch, capsys):
     assert complete("accelerator train model=multi") == ["model=multilevel_mlp"]
     assert "loss=cross_entropy" in complete("accelerator train loss=")
     assert complete("accelerator train trainer.max_e") == ["trainer.max_epochs="]
+
+
+def test_what_a_run_is_made_of_imports_no_plotting_and_no_metrics_package():
+    """Two seconds: torchmetrics imports matplotlib and scipy.signal, and is needed by those of its metrics only."""
+    code = (
+        "import sys, accelerator.cli.experiment, accelerator.runtime.run, accelerator.runtime.engine.vanilla_torch\n"
+        "late = {'torchmetrics', 'matplotlib', 'mlflow', 'accelerate', 'torch.distributed.fsdp', 'onnx'}\n"
+        "assert not late & sys.modules.keys(), late & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
