@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 # One thread for each test process: tests run side by side.
 TEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help run test check format test-slow test-gpu bench clean
+.PHONY: help run test check format test-slow test-faults test-gpu bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,7 +16,7 @@ run: $(VENV)/.installed  ## install, train the default experiment, say where to 
 	$(BIN)/accelerator train
 
 test: check  ## lint, types, layering, and every test but the long ones
-	$(TEST) -n 2 -m "not slow"
+	$(TEST) -n 2 -m "not slow and not faults and not gpu"
 
 check: $(VENV)/.installed-dev  ## lint, types and layering, in seconds
 	$(BIN)/ruff check .
@@ -28,13 +28,16 @@ format: $(VENV)/.installed-dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test-slow: $(VENV)/.installed-dev  ## the long tests: hundreds of kills
-	$(TEST) -m slow
+test-slow: $(VENV)/.installed-dev  ## the long tests of everything but faults
+	$(TEST) -n 2 -m "slow or faults" --ignore=tests/faults
+
+test-faults: $(VENV)/.installed-dev  ## all fault tests, the long ones too, and write docs/reliability.md
+	$(TEST) -n 2 tests/faults --reliability
 
 test-gpu: $(VENV)/.installed-dev  ## the tests that need a CUDA device
 	$(TEST) -m gpu
 
-bench: $(VENV)/.installed-dev  ## measure, and write docs/benchmarks.md
+bench: $(VENV)/.installed-bench  ## measure, beside its peers too, and write docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove the environment and all caches; runs and records stay
@@ -54,3 +57,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'installing into $(VENV), a minute or two ...'
 	$(PIP) --quiet torch==2.13.0 -e '.[dev]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(PIP) --quiet torch==2.13.0 -e '.[dev,bench]'
+	@touch $@

@@ -1,11 +1,6 @@
-"""Kills training runs with SIGKILL at random moments, resumes them, and compares with an uninterrupted one.
+"""Runs as forks of the test's own process: a kill is a real one, and yet costs no start-up."""
 
-Run as a script: torch is imported once, and every run is a fork of that process, so a kill is a real one and yet
-costs no start-up. Prints one JSON line: how many runs were killed, and how some of them differed (an empty list if
-none did).
-"""
-
-import json
+import faulthandler
 import os
 import random
 import shutil
@@ -13,65 +8,87 @@ import signal
 import sys
 import time
 import traceback
-from pathlib import Path
+import warnings
 
 import torch
+from forked_ranks import RanksFailedError, exit_code
+from run_outcomes import At, last_state, points, send
 
 from accelerator.cli.compose import composer, plain
-from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.run import check_config, dry_run, execute
 
-ERROR = Path(sys.argv[1]) / "error.txt"  # of the last fork that failed
+_warm = set()
 
 
-class KillAt(Callback):
-    priority = 5  # on the way out: after the progress, before the checkpoint
-
-    def __init__(self, step):
-        self.step = step
-
-    def step_end(self, context):
-        if context.state.step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+def composed(overrides):
+    """The plain config of a run."""
+    with composer() as compose:
+        return plain(compose([*overrides, "tracking=none", "engine.threads=1"]))
 
 
-def forked(action):
-    pid = os.fork()
+def warm_up(config):
+    """Import here, once, what a run imports late: each fork would spend seconds on it."""
+    key = repr({name: section for name, section in config.items() if name not in ("callbacks", "checkpoint")})
+    if key not in _warm:
+        check_config(config)
+        dry_run({**config, "loader": {**config["loader"], "workers": 0}})
+        _warm.add(key)
+
+
+def start(action, said):
+    """Fork a process that does ``action()`` and exits with the code it returns; what it says goes to a file."""
+    said.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forks of a process with threads: none of them is torch's
+        pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            with Path(os.devnull).open("w") as sys.stdout:
-                action()
-            code = 0
+            sys.stdout = sys.stderr = said.open("w", buffering=1)
+            os.dup2(sys.stdout.fileno(), 1)
+            os.dup2(sys.stdout.fileno(), 2)
+            faulthandler.register(signal.SIGUSR1)
+            code = action() or 0
         except BaseException:
-            ERROR.write_text(traceback.format_exc())
+            traceback.print_exc()
         finally:
             os._exit(code)
     return pid
 
 
-def finished(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def trained(config, folder, **callbacks):
+    """Train in a folder, from its newest checkpoint if it has one; in a fork, to the end of it or of the fork."""
 
+    def run():
+        checkpoints = folder / "checkpoints"
+        resume = checkpoints if CheckpointHandler(checkpoints).paths() else None
+        execute(config, folder, resume=resume, callbacks=callbacks)
 
-def run(config, folder, **callbacks):
+    warm_up(config)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = folder / "checkpoints"
-    resume = checkpoints if CheckpointHandler(checkpoints).paths() else None
-    execute(config, folder, resume=resume, callbacks=callbacks)
+    return start(run, said_in(folder))
+
+
+def said_in(folder):
+    return folder.with_name(f"{folder.name}.said")
+
+
+def ended_well(pid, folder):
+    try:
+        code = exit_code(pid)
+    except RanksFailedError as error:
+        raise RanksFailedError(f"{error}\n{said_in(folder).read_text()}") from error
+    assert code == 0, said_in(folder).read_text()
 
 
 def outcome(folder):
-    """Everything a run computed: the whole last state, and every point of its journal."""
-    state, _, _ = CheckpointHandler(folder / "checkpoints").load_last()
-    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
-    points = [(p["key"], p["step"], p["value"]) for p in lines if "key" in p and not p["key"].startswith("speed/")]
-    state.pop("journal")
-    return state, sorted(points)
+    """Everything a run computed: its whole last state, and every point of its journal."""
+    return {"state": last_state(folder), "journal": [list(point) for point in sorted(points(folder))]}
 
 
 def differences(ours, theirs, path=""):
+    """Where two outcomes differ: paths in them, none if they are equal to the last bit."""
     if isinstance(ours, torch.Tensor):
         return [] if torch.equal(ours, theirs) else [path]
     if isinstance(ours, dict):
@@ -85,40 +102,32 @@ def differences(ours, theirs, path=""):
     return [] if ours == theirs else [f"{path}: {ours} != {theirs}"]
 
 
-def main(folder, kills, overrides):
-    with composer() as compose:
-        config = plain(compose([*overrides, "tracking=none", "engine.threads=1"]))
-    chance = random.Random(0)
-    # Everything that is imported late is imported before the forks; one thread leaves no pool to break by forking.
-    torch.set_num_threads(1)
-    check_config(config)
-    dry_run(config)
+def differing(config, folder, kills):
+    """Kill runs with SIGKILL at random moments, resume them, and compare with an uninterrupted one.
+
+    Half of the kills come right after a step, the others at any moment: in a step, a validation, or a save.
+    """
+    warm_up(config)
     begin = time.monotonic()
-    assert finished(forked(lambda: run(config, folder / "whole"))) == 0, ERROR.read_text()
+    ended_well(trained(config, folder / "whole"), folder / "whole")
     seconds = time.monotonic() - begin
-    expected_state, expected_points = outcome(folder / "whole")
-    steps = expected_state["state"]["step"]
-    different = []
+    expected = outcome(folder / "whole")
+    chance, found = random.Random(0), {}
     for number in range(kills):
         part = folder / f"killed-{number}"
         if number % 2:
-            step = chance.randint(1, steps - 1)
-            code = finished(forked(lambda part=part, step=step: run(config, part, kill=KillAt(step))))
-        else:  # at any moment: in a step, a validation, or a save
+            step = chance.randint(1, expected["state"]["state"]["step"] - 1)
+            code = exit_code(trained(config, part, kill=At("step_end", send(signal.SIGKILL), number=step)))
+        else:
             code, patience = 0, seconds
             while code == 0:  # a run that ended before its kill does not count
                 shutil.rmtree(part, ignore_errors=True)
-                pid = forked(lambda part=part: run(config, part))
+                pid = trained(config, part)
                 time.sleep(chance.uniform(0.2, 0.95) * patience)
                 os.kill(pid, signal.SIGKILL)
-                code, patience = finished(pid), patience * 0.8
-        assert code == -signal.SIGKILL, ERROR.read_text()
-        assert finished(forked(lambda part=part: run(config, part))) == 0, ERROR.read_text()
-        state, points = outcome(part)
-        if found := differences(state, expected_state) + ([] if points == expected_points else ["journal"]):
-            different.append({"run": number, "differences": found[:5]})
-    print(json.dumps({"killed": kills, "different": different}))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+                code, patience = exit_code(pid), patience * 0.8
+        assert code == -signal.SIGKILL, said_in(part).read_text()
+        ended_well(trained(config, part), part)
+        if different := differences(outcome(part), expected):
+            found[number] = different[:5]
+    return found
