@@ -16,7 +16,9 @@ from pathlib import Path
 SECTIONS = {
     "startup": "Start-up",
     "step": "A training step",
+    "peers": "Lightning and Accelerate",
     "default_run": "The default experiment",
+    "checkpoint": "Saving a checkpoint",
     "cascade": "A cascade against plain training",
     "multilevel.fno": "Fourier neural operators: modes and grid together",
     "multilevel.mlp": "Wide multilayer perceptrons",

@@ -13,13 +13,15 @@ from accelerator.cli.app import main
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md").read_text() + (ROOT / "docs" / "multilevel.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGES, re.DOTALL)
-COMMANDS = [
-    line.split("  #")[0].strip()
-    for language, block in BLOCKS
-    if not language
-    for line in block.splitlines()
-    if line.startswith("accelerator train")
-]
+COMMANDS = list(
+    dict.fromkeys(
+        line.split("  #")[0].strip()
+        for language, block in BLOCKS
+        if not language
+        for line in block.splitlines()
+        if line.startswith("accelerator train")
+    )
+)
 SMALL = ["data.train=64", "data.val=16", "data.test=16", "data.grid=8"]
 
 

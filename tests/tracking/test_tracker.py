@@ -59,6 +59,7 @@ def wait_until(condition, seconds=60.0):
         time.sleep(0.02)
 
 
+@pytest.mark.faults
 def test_four_runs_start_on_a_fresh_database_and_share_one_experiment(store):
     found = query(store, "select e.name, r.status from runs r join experiments e using (experiment_id)")
     assert [row for row in found if row[0] == "together"][:4] == [("together", "FINISHED")] * 4
