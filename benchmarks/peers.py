@@ -159,9 +159,9 @@ def _loaders(case: Case, x: Tensor, y: Tensor) -> tuple[Any, Any]:
 
 
 def _lightning(case: Case, x: Tensor, y: Tensor, folder: Path) -> float:
-    import lightning
-    from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.loggers import CSVLogger
+    import lightning  # pyright: ignore[reportMissingImports] - of the extra `bench`
+    from lightning.pytorch.callbacks import ModelCheckpoint  # pyright: ignore[reportMissingImports]
+    from lightning.pytorch.loggers import CSVLogger  # pyright: ignore[reportMissingImports]
 
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
