@@ -4,6 +4,15 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+# Sections of a config that trains two levels.
+CASCADE = {"model": {"name": "mlp", "hidden": [16, 16]}, "multilevel": {"name": "cascade", "levels": 2}}
+V_CYCLE = {
+    "model": {"name": "mlp", "hidden": [16, 16]},
+    "multilevel": {"name": "v_cycle", "levels": 2, "min_width": 2, "pre": 2, "post": 2, "coarse": 3, "k": 2},
+    "trainer": {"max_epochs": 6},
+    "checkpoint": {"every_epochs": 100},
+}
+
 
 def plane(samples=20, val=8, test=8, seed=0):
     """y = 2 x₁ − x₂ + 0.5 for x ~ N(0, 1)³, without noise."""

@@ -8,7 +8,6 @@ from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from accelerator.cli.checkpoint_look import checkpoint_file
 from accelerator.errors import CheckpointError, ConfigError
 from accelerator.runtime.checkpoint.average import average
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
-from accelerator.runtime.checkpoint.meta_handler import SCHEMA, Meta, sidecar, write_meta
+from accelerator.runtime.checkpoint.meta_handler import SCHEMA, Meta, sidecar, versions, write_meta
 from accelerator.runtime.checkpoint.operation import encode, write_bytes
 from accelerator.runtime.run_directory import CHECKPOINTS, CONFIG
 from accelerator.runtime.trained import (
@@ -76,7 +75,7 @@ def average_files(options: Namespace) -> None:
         metrics={},
         fingerprint="",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={"torch": torch.__version__, "accelerator": version("accelerator-platform")},
+        versions=versions(),
     )
     _write_checkpoint(out, state, meta)
     print(f"wrote {out}: the average of {len(files)} checkpoints, step {meta.step:,}, {out.stat().st_size:,} bytes")

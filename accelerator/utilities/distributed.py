@@ -73,12 +73,12 @@ def of_all(value: T) -> list[T]:
     return values  # pyright: ignore[reportReturnType]
 
 
-def total(values: Iterable[float], device: torch.device | str = "cpu") -> list[float]:
+def total(values: Iterable[float]) -> list[float]:
     """The sums over all ranks, in float64; collective."""
     values = list(values)
     if size() == 1:
         return values
-    sums = torch.tensor(values, dtype=torch.float64, device=device)
+    sums = torch.tensor(values, dtype=torch.float64)
     distributed.all_reduce(sums)
     return sums.tolist()
 
@@ -96,9 +96,3 @@ def copy_from_main(tensors: Iterable[Tensor]) -> None:
     if size() > 1:
         for tensor in tensors:
             distributed.broadcast(tensor, src=0)
-
-
-def wait_for_all() -> None:
-    """Go on when every rank is here; collective."""
-    if size() > 1:
-        distributed.barrier()

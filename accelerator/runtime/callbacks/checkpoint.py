@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
-
-import torch
 
 from accelerator.errors import CheckpointError, Terminated
 from accelerator.runtime.callbacks.base import Callback
+from accelerator.runtime.checkpoint.meta_handler import versions
 
 if TYPE_CHECKING:
     from accelerator.runtime.context.context import Context
@@ -87,7 +85,7 @@ class CheckpointCallback(Callback):
             metrics=dict(state.metrics) if state.validated == state.step else {},
             fingerprint=context.fingerprint,
             commit=context.commit,
-            versions={"torch": torch.__version__, "accelerator": version("accelerator-platform")},
+            versions=versions(),
         )
         self._saved = _place(context)
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+
+import torch
 
 from accelerator.errors import CheckpointError
 from accelerator.runtime.checkpoint.operation import write_bytes
@@ -47,6 +51,12 @@ class Meta:
     versions: dict[str, str]
     commit: str | None = None
     schema: int = SCHEMA
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of torch and of this package, for sidecars; the package's metadata are read once, and not at every save."""
+    return {"torch": torch.__version__, "accelerator": version("accelerator-platform")}
 
 
 def sidecar(path: Path) -> Path:

@@ -2,20 +2,13 @@ import pytest
 import torch
 from run_outcomes import At, equal, last_state, points, send
 from torch import nn
+from toy_problem import CASCADE, V_CYCLE
 
 from accelerator.errors import ConfigError, Terminated
 from accelerator.runtime.callbacks.averaging import EMA, SWA
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.run import execute
-
-CASCADE = {"model": {"name": "mlp", "hidden": [16, 16]}, "multilevel": {"name": "cascade", "levels": 2}}
-V_CYCLE = {
-    "model": {"name": "mlp", "hidden": [16, 16]},
-    "multilevel": {"name": "v_cycle", "levels": 2, "min_width": 2, "pre": 2, "post": 2, "coarse": 3, "k": 2},
-    "trainer": {"max_epochs": 6},
-    "checkpoint": {"every_epochs": 100},
-}
 
 
 class Normed(nn.Module):

@@ -2,6 +2,7 @@ import pytest
 import torch
 from run_outcomes import At, equal, last_state, points, send
 from torch import nn
+from toy_problem import CASCADE, V_CYCLE
 
 from accelerator.errors import ConfigError, Terminated
 from accelerator.runtime.callbacks.base import Callback
@@ -23,13 +24,6 @@ class Normed(nn.Module):
 
 NORMED = {"imports": ["toy_problem", __name__], "model": {"_target_": f"{__name__}.Normed"}}
 ADAMW = {"optimizer": {"name": "AdamW", "lr": 0.01, "weight_decay": 0.1}}
-CASCADE = {"model": {"name": "mlp", "hidden": [16, 16]}, "multilevel": {"name": "cascade", "levels": 2}}
-V_CYCLE = {
-    "model": {"name": "mlp", "hidden": [16, 16]},
-    "multilevel": {"name": "v_cycle", "levels": 2, "min_width": 2, "pre": 2, "post": 2, "coarse": 3, "k": 2},
-    "trainer": {"max_epochs": 6},
-    "checkpoint": {"every_epochs": 100},
-}
 
 
 class Weights(Callback):
