@@ -6,14 +6,30 @@ import argparse
 import os
 import signal
 import sys
-from typing import NoReturn
+from importlib import import_module
+from typing import Any, NamedTuple, NoReturn
 
 from accelerator import __version__
 from accelerator.errors import UserError, did_you_mean
 
+
+class Command(NamedTuple):
+    """A command: what it is for, and the ``"module:function"`` that is given what was typed after its name."""
+
+    summary: str
+    act: str
+    actions: str | None = None  # "module:mapping", where it has actions
+
+
 COMMANDS = {
-    "train": "compose a run from YAML, train it, and keep its record",
-    "checkpoint": "list, check, convert, average and export what runs have saved",
+    "train": Command(
+        "compose a run from YAML, train it, and keep its record", "accelerator.cli.experiment:train_command"
+    ),
+    "checkpoint": Command(
+        "list, check, convert, average and export what runs have saved",
+        "accelerator.cli.checkpoint:checkpoint_command",
+        "accelerator.cli.checkpoint:ACTIONS",
+    ),
 }
 
 _EPILOG = """examples:
@@ -41,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"accelerator {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
-    for name, summary in COMMANDS.items():
-        commands.add_parser(name, help=summary, add_help=False)
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.summary, add_help=False)
     # What follows the command is its own business: Hydra's flags and overrides look like nothing argparse knows.
     if argv and argv[0] in ("-sc", "--shell-completion"):
         return _complete(argv)
@@ -56,13 +72,12 @@ def main(argv: list[str] | None = None) -> int:
     # torch's CPU threads spin while they wait for one another: with another process on the machine (our uploader is
     # one) steps took 3 times as long; waiting passively costs nothing measurable. Read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if chosen.command == "checkpoint":
-        from accelerator.cli.checkpoint import checkpoint_command
+    return _found(COMMANDS[chosen.command].act)(rest)
 
-        return checkpoint_command(rest)
-    from accelerator.cli.experiment import train_command
 
-    return train_command(rest)
+def _found(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
 
 
 def _complete(argv: list[str]) -> int:
@@ -71,12 +86,13 @@ def _complete(argv: list[str]) -> int:
     if not words or (len(words) == 1 and not os.environ["COMP_LINE"].endswith(" ")):
         print("\n".join(name for name in COMMANDS if name.startswith("".join(words))))
         return 0
-    if words[0] == "checkpoint":
-        from accelerator.cli.checkpoint import ACTIONS
-
+    command = COMMANDS.get(words[0])
+    if command is not None and command.actions is not None:
         typed = [*words[1:], *([""] if os.environ["COMP_LINE"].endswith(" ") else [])]
         if len(typed) == 1:  # what follows the action are files
-            print("\n".join(name for name in ACTIONS if name.startswith(typed[0])))
+            print("\n".join(name for name in _found(command.actions) if name.startswith(typed[0])))
+        return 0
+    if words[0] != "train":
         return 0
     os.environ["COMP_LINE"] = os.environ["COMP_LINE"].replace(f"{words[0]} ", "", 1)
     from accelerator.cli.experiment import train_command

@@ -11,8 +11,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from accelerator.cli.actions import Parser
 from accelerator.cli.command import exit_code_of, working_directory_importable
 from accelerator.errors import ConfigError, RunDirectoryError, Terminated
 
@@ -276,7 +277,7 @@ def _dry_run(config: DictConfig) -> None:
 
 
 def _own_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = _Parser(prog="accelerator train", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="accelerator train", add_help=False, allow_abbrev=False)
     for flag in _FLAGS:
         parser.add_argument(flag, action="store_true")
     parser.add_argument("-h", dest="help", action="store_true")
@@ -286,11 +287,6 @@ def _own_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str
         return options, rest + shlex.split(options.overrides)
     except ValueError as error:
         raise ConfigError(f"--overrides {options.overrides!r} cannot be split as a shell would: {error}") from error
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see accelerator train --help")
 
 
 @contextmanager

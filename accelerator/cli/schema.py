@@ -75,8 +75,10 @@ class TrackingConfig:
 
     enabled: bool = True
     uri: str | None = None  # None: MLFLOW_TRACKING_URI, else sqlite:///<working directory>/mlflow.db
-    experiment: str = "accelerator"
+    experiment: str | None = None  # None: the name of the working directory, so one for each project
     run_name: str | None = None
+    group: str | None = None  # a word that several runs share, to find them by
+    tags: dict[str, str] = field(default_factory=dict)  # of your own
     timeout: float = 60.0  # seconds to wait at the end for the last points to arrive
 
 
