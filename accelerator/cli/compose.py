@@ -17,6 +17,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -77,6 +78,22 @@ def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
     container = OmegaConf.to_container(OmegaConf.masked_copy(config, _keys(config)), resolve=resolve)
     assert isinstance(container, dict)
     return container  # pyright: ignore[reportReturnType]
+
+
+def composition(overrides: Sequence[str]) -> list[dict[str, str]]:
+    """The files a config is composed of, in order: each with its package and the file that named it.
+
+    To be called while Hydra is set up; Hydra's own files are left out.
+    """
+    if not GlobalHydra.instance().is_initialized():  # in a launcher's other process
+        return []
+    loader = GlobalHydra.instance().config_loader()
+    found = loader.compute_defaults_list(CONFIG_NAME, opened(overrides), RunMode.RUN).defaults
+    return [
+        {"file": default.config_path, "package": default.package or "_global_", "named_by": default.parent or ""}
+        for default in found
+        if default.config_path is not None and not default.config_path.startswith("hydra/")
+    ]
 
 
 def group_options(group: str) -> list[str]:

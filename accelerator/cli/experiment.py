@@ -1,51 +1,26 @@
-"""``accelerator train``: compose, check, train, and say where to look."""
+"""``accelerator train``: check a composed config, train it, and say where to look."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import shlex
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerator.cli.actions import Parser
-from accelerator.cli.command import exit_code_of, working_directory_importable
-from accelerator.errors import ConfigError, RunDirectoryError, Terminated
+from accelerator.cli.composed import Composed, ComposedCommand, removed_if_unused
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from accelerator.cli.record import About
     from accelerator.runtime.run import Result
-
-_FLAGS = ("--help", "--explain", "--dry-run", "--debug")
-
-# Which jobs Hydra has called, and what they raised: Hydra would print its own report of an exception it sees.
-_started: list[Path] = []
-_raised: list[BaseException] = []
 
 
 def train_command(arguments: list[str]) -> int:
-    """The command line's entry.
-
-    Returns:
-        The exit code; see `accelerator.cli.app.main`.
-    """
-
-    def act() -> int:
-        options, rest = _own_options(arguments)
-        if options.help:
-            from accelerator.cli.help import train_help
-
-            print(train_help())
-            return 0
-        return _act(options, rest)
-
-    return exit_code_of(act, debug="--debug" in arguments)
+    """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
+    return TRAIN.main(arguments)
 
 
 def train(overrides: Sequence[str] = ()) -> Result:
@@ -57,118 +32,29 @@ def train(overrides: Sequence[str] = ()) -> Result:
     Raises:
         AcceleratorError: as the command line would report; the user's own exceptions pass through.
     """
-    from accelerator.cli.compose import COMPOSITION_ERRORS, composer
-    from accelerator.cli.mistakes import diagnose
-    from accelerator.cli.resume import resolve
-
-    if isinstance(overrides, str):
-        raise ConfigError(f"train({overrides!r}): expected a list of overrides, such as {overrides.split()!r}")
-    arguments = resolve(list(overrides))
-    try:
-        with working_directory_importable(), composer() as compose:
-            config = compose(arguments)
-            run_dir = Path(config.hydra.run.dir).absolute()
-    except COMPOSITION_ERRORS as error:
-        raise diagnose(arguments, error) from error
-    with working_directory_importable():
-        return run_job(config, run_dir, arguments)
+    return TRAIN(overrides)
 
 
-def _act(options: argparse.Namespace, arguments: list[str]) -> int:
-    from yaml import YAMLError
-
-    from accelerator.cli.compose import COMPOSITION_ERRORS, composer, launch
-    from accelerator.cli.mistakes import check_flags, diagnose, located
-    from accelerator.cli.resume import resolve
-
-    check_flags(arguments, list(_FLAGS))
-    arguments = resolve(arguments)
-    try:
-        if options.explain:
-            from accelerator.cli.explain import explain
-
-            explain(arguments)
-        elif options.dry_run:
-            with composer() as compose:
-                config = compose(arguments)
-            _dry_run(config)
-        else:
-            _started.clear()
-            _raised.clear()
-            launch(_job, arguments)
-            if _raised:
-                raise _raised[0]
-    except COMPOSITION_ERRORS as error:
-        raise diagnose(arguments, error) from error
-    except YAMLError as error:
-        raise ConfigError(f"a config file is not valid YAML: {' '.join(str(error).split())}") from error
-    except ConfigError as error:
-        raise located(error, arguments) from error
-    except SystemExit:
-        if _raised and isinstance(_raised[-1], Terminated):
-            raise _raised[-1] from None
-        raise
-    except OSError as error:
-        if _started:
-            raise
-        # Nothing has happened yet but Hydra making the run directory.
-        raise RunDirectoryError(
-            f"cannot make the run directory {error.filename}: {error.strerror}; set hydra.run.dir to a folder "
-            "you may write to"
-        ) from error
-    return 0
-
-
-def _job(config: DictConfig) -> float | None:
-    """What Hydra calls for each job; returns the objective of a sweep."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf
-
-    from accelerator.cli.resume import recorded
-
-    hydra = HydraConfig.get()
-    overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    _started.append(Path(hydra.runtime.output_dir))
-    if hydra.mode is not RunMode.RUN:
-        print(f"job {hydra.job.num}: {shlex.join(recorded(overrides))}")
-    try:
-        result = run_job(config, _started[-1], overrides)
-    except BaseException as error:
-        _raised.append(error)
-        if hydra.mode is RunMode.RUN:
-            return None
-        if isinstance(error, Terminated):
-            # Hydra goes on with the next job after any Exception; a signal is meant for the sweep.
-            raise SystemExit(error.exit_code) from error
-        raise
-    return result.metrics.get(config.checkpoint.monitor)
-
-
-def run_job(config: DictConfig, run_dir: Path, overrides: Sequence[str]) -> Result:
-    """Check a composed config, train it in a folder, keep its record, and print where to look.
-
-    Args:
-        config: composed; Hydra's own part may be in it.
-        run_dir: the run's folder.
-        overrides: what it was composed with, for the record.
-    """
+def _train(composed: Composed) -> Result:
+    """Check a composed config, train it in its folder, keep its record, and print where to look."""
     from accelerator.cli.compose import plain
-    from accelerator.cli.resume import check_unchanged, recorded
+    from accelerator.cli.record import About
+    from accelerator.cli.resume import check_unchanged
     from accelerator.runtime.engine.device import count_of
     from accelerator.runtime.run import check_config
     from accelerator.runtime.run_directory import owned
     from accelerator.utilities import distributed
 
-    with _removed_if_unused(run_dir):
-        values, unresolved = plain(config), plain(config, resolve=False)
+    with removed_if_unused(composed.run_dir):
+        values = plain(composed.config)
         check_config(values)
-        job = Job(values, unresolved, run_dir, recorded(overrides))
+        about = About.of("train", composed)
+        job = Job(values, about, composed.run_dir)
         if distributed.launched() is not None:
             job = _agreed(job)
         with owned(job.run_dir) if distributed.rank() == 0 else nullcontext():
             if job.in_place and distributed.rank() == 0:
-                check_unchanged(values, unresolved, job.run_dir)
+                check_unchanged(values, about.unresolved, job.run_dir)
             engine = values["engine"]
             ranks = count_of(engine.get("devices"))
             if ranks == 1 or distributed.launched() is not None:
@@ -185,15 +71,13 @@ class Job:
 
     Args:
         values: the config, resolved, plain.
-        unresolved: the same before interpolation.
+        about: what else its record tells.
         run_dir: the run's folder; somebody else sees to it that it is no other's.
-        overrides: what the user typed.
     """
 
     values: dict[str, Any]
-    unresolved: dict[str, Any]
+    about: About
     run_dir: Path
-    overrides: list[str]
 
     @property
     def resume(self) -> Path | None:
@@ -219,7 +103,7 @@ class Job:
         from accelerator.tracking.provenance import git_tags
         from accelerator.utilities import distributed
 
-        record = Record(self.values, self.unresolved, self.run_dir, self.overrides)
+        record = Record(self.values, self.about, self.run_dir)
         assert self.resume is None or self.resume.is_absolute()
         result = execute(
             self.values,
@@ -276,30 +160,10 @@ def _dry_run(config: DictConfig) -> None:
     console.print("dry run: everything fits; nothing was written")
 
 
-def _own_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = Parser(prog="accelerator train", add_help=False, allow_abbrev=False)
-    for flag in _FLAGS:
-        parser.add_argument(flag, action="store_true")
-    parser.add_argument("-h", dest="help", action="store_true")
-    parser.add_argument("--overrides", default="")
-    options, rest = parser.parse_known_args(arguments)
-    try:
-        return options, rest + shlex.split(options.overrides)
-    except ValueError as error:
-        raise ConfigError(f"--overrides {options.overrides!r} cannot be split as a shell would: {error}") from error
+def _help() -> str:
+    from accelerator.cli.help import train_help
+
+    return train_help()
 
 
-@contextmanager
-def _removed_if_unused(run_dir: Path) -> Iterator[None]:
-    """A run that never started leaves no folder behind."""
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):
-            left = {path.name for path in run_dir.iterdir()}
-            if left <= {".lock"}:
-                shutil.rmtree(run_dir)
-                for parent in list(run_dir.parents)[:2]:
-                    if parent.name in ("outputs", "multirun") or parent.parent.name in ("outputs", "multirun"):
-                        os.rmdir(parent)
-        raise
+TRAIN = ComposedCommand("train", _train, _help, _dry_run)

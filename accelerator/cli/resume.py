@@ -8,7 +8,7 @@ with the config of its run and whatever else is asked for. A job of a sweep is a
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def recorded(overrides: Sequence[str]) -> list[str]:
     return [o.removeprefix("++") for o in overrides if not o.startswith(("resume=", "hydra."))]
 
 
-def check_unchanged(config: dict[str, Any], unresolved: dict[str, Any], run_dir: Path) -> None:
+def check_unchanged(config: Mapping[str, Any], unresolved: Mapping[str, Any], run_dir: Path) -> None:
     """Compare the config with the one the run in this folder was started with.
 
     Raises:

@@ -79,6 +79,7 @@ class TrackingConfig:
     run_name: str | None = None
     group: str | None = None  # a word that several runs share, to find them by
     tags: dict[str, str] = field(default_factory=dict)  # of your own
+    parent: str | None = None  # folder of the run this one is a part of; a sweep and a pipeline set it
     timeout: float = 60.0  # seconds to wait at the end for the last points to arrive
 
 

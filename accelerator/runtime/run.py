@@ -199,8 +199,13 @@ def execute(
         run_id=context.run_id,
     )
     if main:
-        write_bytes(run_dir / RESULT, json.dumps(asdict(result), default=str, indent=1).encode())
+        write_result(result)
     return result
+
+
+def write_result(result: Result) -> None:
+    """Leave the result in the run's folder: the mark of a run that ended well."""
+    write_bytes(result.run_dir / RESULT, json.dumps(asdict(result), default=str, indent=1).encode())
 
 
 def _write_error(path: Path, error: BaseException) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,12 +20,14 @@ from accelerator.tracking.limits import (
     legal_key,
 )
 from accelerator.tracking.locations import sqlite_file
-from accelerator.tracking.spool import RUNNING, Settings, State
+from accelerator.tracking.spool import RUNNING, SETTINGS, STATE, Settings, State, load
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking.client import MlflowClient
 
 KEY_TAG = "accelerator.key"
+PARENT_TAG = "mlflow.parentRunId"
 NOTES_TAG = "accelerator.notes"
 
 # Retries are the uploader's own business: it may repeat anything without doubling it, MLflow's would repeat the
@@ -111,6 +114,36 @@ class MlflowRun:
                 raise
             self._note(f"artifact {path.name} was refused: {error.message}")
 
+    def compare(self, file: Path) -> None:
+        """Tell in what the run's params differ from those of its parent, else of the run before it in the experiment.
+
+        Args:
+            file: where the difference is written; it is logged too. Not written where there is nothing to compare with.
+        """
+        from accelerator.tracking.difference import as_text, difference
+
+        own = self.client.get_run(self.run_id)
+        if (before := self._before(own)) is None:
+            return
+        found = difference(before.data.params, own.data.params)
+        tags = {"config.compared_with": before.info.run_id, "config.difference": as_text(found) or "none"}
+        file.write_text(json.dumps({"compared_with": before.info.run_id, **found}, indent=1, ensure_ascii=False))
+        self.log_tags(tags)
+        self.log_artifact(file, None)
+
+    def _before(self, own: Run) -> Run | None:
+        tags = own.data.tags
+        if (parent := tags.get(PARENT_TAG)) is not None:
+            return self.client.get_run(parent)
+        alike = f"tags.kind = '{tags['kind']}' and " if "kind" in tags else ""
+        earlier = self.client.search_runs(
+            [self.experiment_id],
+            f"{alike}attributes.run_id != '{self.run_id}' and attributes.start_time <= {own.info.start_time}",
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+        )
+        return earlier[0] if earlier else None
+
     def steps(self, key: str) -> set[int]:
         """The steps at which the run holds a point of the metric."""
         return {metric.step for metric in self.client.get_metric_history(self.run_id, key)}
@@ -175,10 +208,28 @@ def connect(settings: Settings, uri: str, state: State, *, note: Callable[[str],
             found := client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{settings.key}'", max_results=1)
         ):
             return _continue(client, found[0].info.run_id, settings, note)
-        run = client.create_run(
-            experiment_id, start_time=settings.started, tags={KEY_TAG: settings.key}, run_name=settings.run_name
-        )
+        tags = {KEY_TAG: settings.key} | _nested_in(settings, note)
+        run = client.create_run(experiment_id, start_time=settings.started, tags=tags, run_name=settings.run_name)
     return MlflowRun(client, run.info.run_id, experiment_id, continued=False, note=note)
+
+
+def _nested_in(settings: Settings, note: Callable[[str], None]) -> dict[str, str]:
+    """The tag by which MLflow shows a run below another.
+
+    Raises:
+        ConnectionError: the other has not arrived yet; it will.
+    """
+    if settings.part_of is None:
+        return {}
+    folder = Path(settings.part_of)
+    theirs = load(folder / SETTINGS, Settings)
+    if theirs is None or theirs.uri != settings.uri:
+        note(f"the run stands by itself: {folder}, which it is a part of, keeps no record in {settings.uri}")
+        return {}
+    state = load(folder / STATE, State)
+    if state is None or state.run_id is None:
+        raise ConnectionError(f"the run in {folder}, which this one is a part of, has not arrived yet")
+    return {PARENT_TAG: state.run_id}
 
 
 def _continue(client: MlflowClient, run_id: str, settings: Settings, note: Callable[[str], None]) -> MlflowRun:

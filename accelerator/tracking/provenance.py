@@ -7,10 +7,12 @@ import os
 import platform
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import accelerator
 from accelerator.tracking.masking import mask_text
@@ -55,6 +57,55 @@ def machine_tags() -> dict[str, str]:
     with suppress(KeyError, OSError):  # a container's user without a name
         tags["mlflow.user"] = getpass.getuser()
     return tags
+
+
+def environment() -> dict[str, Any]:
+    """What a run runs on and with: machine, Python, and every installed package; costs a millisecond.
+
+    GPUs are the run's own to tell (see `gpus`): asking for them starts CUDA.
+    """
+    memory = None
+    with suppress(ValueError, OSError, AttributeError):  # not on Windows
+        memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    return {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": memory,
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "packages": packages(),
+    }
+
+
+def packages() -> dict[str, str]:
+    """Every installed distribution and its version, read off the names of their folders."""
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        with suppress(OSError):
+            for name in os.listdir(folder or "."):
+                if name.endswith(".dist-info"):
+                    distribution, _, number = name.removesuffix(".dist-info").partition("-")
+                    found.setdefault(distribution.replace("_", "-").lower(), number)  # the first is what is imported
+    return dict(sorted(found.items()))
+
+
+def gpus() -> dict[str, Any]:
+    """CUDA and the devices torch sees; empty in a process that has not started CUDA."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {"cuda": torch.version.cuda, "gpus": names}
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _git(arguments: Sequence[str], folder: Path | None) -> str | None:

@@ -42,6 +42,7 @@ class Settings:
         started: when the run began, UTC in milliseconds.
         patience: seconds of unbroken failure after which, at the end of a run, what is left stays spooled.
         adopt: id of an existing run to write into (`mlflow run` made it).
+        part_of: the folder of the run this one is nested in, a sweep's or a pipeline's.
         resumed: the directory had a tracker before.
     """
 
@@ -54,6 +55,7 @@ class Settings:
     started: int
     patience: float
     adopt: str | None = None
+    part_of: str | None = None
     resumed: bool = False
 
 
@@ -72,6 +74,7 @@ class State:
         closed: the status the MLflow run was ended with, None while it runs.
         artifacts: files still to be copied, as the journal's ``[path, artifact_path]``.
         names: metrics that are logged under another name.
+        changes: of values while the run went on, by key, as text.
         notes: what MLflow does not show as it was.
         error: why the last attempt failed.
     """
@@ -86,6 +89,7 @@ class State:
     closed: str | None = None
     artifacts: list[list[str | None]] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
+    changes: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     error: str | None = None
 

@@ -69,6 +69,7 @@ class Tracker:
         uri: an MLflow tracking URI; None takes MLFLOW_TRACKING_URI, else ``mlflow.db`` in the current directory.
         experiment: the experiment's name; it is made if absent.
         run_name: the run's name; None lets MLflow choose one.
+        parent: the folder of the run this one is nested in.
         patience: seconds of unbroken failure after which, once the training is over, points stay spooled.
 
     Raises:
@@ -83,6 +84,7 @@ class Tracker:
         uri: str | None = None,
         experiment: str = "default",
         run_name: str | None = None,
+        parent: Path | None = None,
         patience: float = 20.0,
     ) -> None:
         self.run_dir = Path(run_dir).absolute()
@@ -98,7 +100,9 @@ class Tracker:
             key=before.key if before else uuid4().hex,
             started=before.started if before else int(time() * 1000),
             patience=patience,
-            adopt=os.environ.get("MLFLOW_RUN_ID"),
+            # What `mlflow run` made is the sweep or the pipeline, not one of its parts.
+            adopt=None if parent else os.environ.get("MLFLOW_RUN_ID"),
+            part_of=None if parent is None else str(Path(parent).absolute()),
             resumed=before is not None,
         )
         self._process: subprocess.Popen[bytes] | None = None

@@ -38,6 +38,7 @@ POLL = 0.2  # seconds between two looks at the journal
 LONGEST_PAUSE = 10.0  # seconds between two attempts while the store fails
 NICENESS = 5
 MOST_NOTES = 100
+DIFFERENCE = "config_difference.json"
 
 DONE, REFUSED, LATER = 0, 1, 75
 
@@ -107,6 +108,7 @@ class Uploader:
             self._keys, self._noted = {}, 0
         elif self.state.tail != spool.tail_of(self.journal, self.state.offset):
             self.state.offset, self.state.artifacts, self.state.status = 0, [], spool.RUNNING
+            self.state.changes = {}
         if run.continued and (self.state.offset == 0 or self.state.sending):
             self._known = {}
         self.state.closed = None
@@ -174,6 +176,13 @@ class Uploader:
         match line["event"]:
             case "params":
                 run.log_params(line["values"])
+                if not run.continued:
+                    run.compare(self.run_dir / DIFFERENCE)
+            case "change":
+                key, change = line["key"], f"{line['was']} → {line['now']} at step {line['step']}"
+                earlier = self.state.changes.get(key)
+                self.state.changes[key] = f"{earlier}; {change}" if earlier else change
+                run.log_tags({f"changed.{key}": self.state.changes[key]})
             case "tags":
                 # Under `mlflow run` these are MLflow's own: who started which project.
                 own = self.settings.adopt is not None

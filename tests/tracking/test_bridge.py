@@ -114,7 +114,9 @@ def test_the_files_hold_the_whole_config_without_its_secrets(repository):
     (repository / "code.py").write_text("x = 2\n")
     config = {"data": {"path": "p" * 20_000, "password": CANARY, "kept": [1, {"token": CANARY}]}, "lr": 1e-3}
     written = bridge.write_files(repository / "record", config, overrides=["lr=0.001", f"data.password={CANARY}"])
-    assert [path.name for path in written] == ["config.yaml", "overrides.yaml", "git.diff"]
+    assert [path.name for path in written] == [
+        *("config.yaml", "overrides.yaml", "environment.yaml", "requirements.txt", "git.diff")
+    ]
     assert yaml.safe_load(written[0].read_text()) == {
         "data": {"path": "p" * 20_000, "password": "***", "kept": [1, {"token": "***"}]},
         "lr": 1e-3,
