@@ -130,7 +130,7 @@ def _act(command: ComposedCommand, options: argparse.Namespace, arguments: list[
                 config = compose(arguments)
             command.dry_run(config)
         else:
-            launch(jobs, arguments)
+            launch(jobs, [*arguments, f"hydra.job.name={command.name}"])
             if jobs.raised:
                 raise jobs.raised[0]
     except COMPOSITION_ERRORS as error:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerator.errors import Terminated
+from accelerator.errors import ConfigError, Terminated
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.checkpoint.meta_handler import fingerprint, read_meta
 from accelerator.runtime.journal import Journal
 from accelerator.runtime.run_directory import CHECKPOINTS, ERROR
 from accelerator.tracking import bridge
+from accelerator.tracking.masking import hide, secrets_of
 from accelerator.tracking.tracker import TrackedRun, Tracker
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from accelerator.runtime.context.context import Context
     from accelerator.runtime.run import Result
 
+
+log = logging.getLogger(__name__)
 
 # Who asks a run to stop has a limit of his own; points that have not arrived by then are spooled.
 STOPPED_SECONDS = 15.0
@@ -37,6 +41,8 @@ class About:
         choices: the option of each config group.
         files: what the config was composed of.
         parent: the folder of the run this one is a part of, a sweep's or a pipeline's.
+        kind: of run; by default the command says it.
+        name: of the run; by default its model and data say it.
     """
 
     command: str
@@ -45,6 +51,8 @@ class About:
     choices: Mapping[str, Any] | None = None
     files: Sequence[Mapping[str, str]] = ()
     parent: Path | None = None
+    kind: str | None = None
+    name: str | None = None
 
     @classmethod
     def of(cls, command: str, composed: Composed) -> About:
@@ -102,10 +110,10 @@ class RunRecord:
             self.config,
             unresolved=about.unresolved,
             overrides=about.overrides,
-            argv=["accelerator", about.command, *about.overrides],
+            argv=["accelerator", about.command, *(["-m"] if about.kind == "sweep" else []), *about.overrides],
             choices=choices,
             tags={
-                "kind": about.command,
+                "kind": about.kind or about.command,
                 "seed": self.config["seed"],
                 "group": tracking["group"],
                 "run_dir": str(self.run_dir),
@@ -122,9 +130,10 @@ class RunRecord:
             self.run_dir,
             journal=journal,
             uri=tracking["uri"],
-            experiment=tracking["experiment"] or Path.cwd().name or "accelerator",
+            experiment=experiment_of(self.config),
             run_name=tracking["run_name"] or self.name(),
             parent=about.parent,
+            system_metrics=tracking["system_metrics"],
         )
         self.tracker.start()
 
@@ -135,9 +144,11 @@ class RunRecord:
         stopped = isinstance(error, Terminated | KeyboardInterrupt)
         status = "FINISHED" if error is None else "KILLED" if stopped else "FAILED"
         if error is not None:
-            journal.event("tags", values={"error": f"{type(error).__name__}: {error}"[:1000]})
-            if (self.run_dir / ERROR).exists():
-                journal.event("artifact", path=str(self.run_dir / ERROR), artifact_path=None)
+            secrets = secrets_of(self.config, self.about.unresolved)
+            journal.event("tags", values={"error": hide(f"{type(error).__name__}: {error}", secrets)[:1000]})
+            if (file := self.run_dir / ERROR).exists():
+                file.write_text(hide(file.read_text(), secrets))
+                journal.event("artifact", path=str(file), artifact_path=None)
         timeout = self.config["tracking"]["timeout"]
         if isinstance(error, Terminated):
             timeout = min(timeout, STOPPED_SECONDS)
@@ -153,6 +164,8 @@ class RunRecord:
 
     def name(self) -> str:
         """What the run is called when nobody named it; two runs may share it."""
+        if self.about.name is not None:
+            return self.about.name
         model, data = (self.config[section] for section in ("model", "data"))
         return " on ".join(part.get("name") or part["_target_"].rpartition(".")[2] for part in (model, data))
 
@@ -165,6 +178,29 @@ class RunRecord:
         if self.tracked.ui_command:
             rows += [("look at it", self.tracked.ui_command), ("", self.tracked.link or "")]
         return rows
+
+
+def experiment_of(config: Mapping[str, Any]) -> str:
+    """The experiment's name: that of the working directory, unless the config gives one."""
+    return config["tracking"]["experiment"] or Path.cwd().name or "accelerator"
+
+
+def check_store(config: Mapping[str, Any]) -> None:
+    """See whether the record can be kept, before anything is trained; tell if it will have to wait.
+
+    Raises:
+        ConfigError: it could not; why, and the remedy.
+    """
+    from accelerator.tracking import preflight
+
+    tracking = config["tracking"]
+    if not tracking["enabled"]:
+        return
+    interval = tracking["system_metrics"]
+    if interval is not None and interval < 1:
+        raise ConfigError(f"tracking.system_metrics={interval:g}: expected the seconds between two samples, at least 1, or null")
+    for warning in preflight.check(tracking["uri"], experiment_of(config)):
+        log.warning("record: %s", warning)
 
 
 class Record(Callback):
@@ -182,10 +218,12 @@ class Record(Callback):
     def __init__(self, config: Mapping[str, Any], about: About, run_dir: Path) -> None:
         self.config = config
         self.record = RunRecord(config, about, run_dir)
+        self._pieces: int | None = None
 
     def run_start(self, context: Context) -> None:
         """Open it."""
         assert context.journal is not None
+        self._pieces = context.engine.accumulate
         self.record.open(
             context.journal,
             {
@@ -195,6 +233,14 @@ class Record(Callback):
             },
         )
 
+    def step_end(self, context: Context) -> None:
+        """Take down a change: by a schedule, or because memory ran out."""
+        if (now := context.engine.accumulate) != self._pieces and context.journal is not None:
+            context.journal.event(
+                "change", key="trainer.accumulate", was=self._pieces, now=now, step=context.state.step
+            )
+            self._pieces = now
+
     def run_end(self, context: Context) -> None:
         """Log the best checkpoint, and close it."""
         journal, checkpoints, error = context.journal, context.checkpoints, context.error
@@ -203,6 +249,8 @@ class Record(Callback):
         if best is not None and error is None:
             for path in (best, best.with_suffix(".json")):
                 journal.event("artifact", path=str(path), artifact_path=CHECKPOINTS)
+        if context.finish_early and error is None:
+            journal.event("tags", values={"ended_early": f"step {context.state.step}"})
         self.record.close(journal, error)
         if self.record.tracked is not None:
             context.run_id = self.record.tracked.run_id

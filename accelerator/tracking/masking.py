@@ -94,6 +94,31 @@ def masked(config: Any, unresolved: Any = None) -> Any:
     return _masked(config, unresolved, _from_environment(config, unresolved))
 
 
+def secrets_of(config: Any, unresolved: Any = None) -> set[str]:
+    """The values that `masked` would hide, as text; short ones are left out, for they stand in any text.
+
+    Args:
+        config: the resolved config.
+        unresolved: the same tree before interpolation.
+    """
+    return {secret for secret in _secrets(config) | _from_environment(config, unresolved) if len(secret) >= 6}
+
+
+def hide(text: str, secrets: set[str]) -> str:
+    """A text, such as a traceback, without these values and without keys of well-known form."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    return mask_value(text)
+
+
+def _secrets(node: Any, secret: bool = False) -> set[str]:
+    if isinstance(node, Mapping):
+        return set().union(*(_secrets(value, secret or is_secret(str(key))) for key, value in node.items()))
+    if isinstance(node, (list, tuple)):
+        return set().union(*(_secrets(value, secret) for value in node))
+    return {str(node)} if secret and not isinstance(node, bool) and node is not None else set()
+
+
 def _masked(node: Any, unresolved: Any, environment: set[str]) -> Any:
     if isinstance(node, Mapping):
         below = unresolved if isinstance(unresolved, Mapping) else {}
