@@ -237,7 +237,7 @@ class Record(Callback):
         """Take down a change: by a schedule, or because memory ran out."""
         if (now := context.engine.accumulate) != self._pieces and context.journal is not None:
             context.journal.event(
-                "change", key="trainer.accumulate", was=self._pieces, now=now, step=context.state.step
+                "change", name="trainer.accumulate", was=self._pieces, now=now, step=context.state.step
             )
             self._pieces = now
 

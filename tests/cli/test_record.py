@@ -7,9 +7,11 @@ import sys
 import time
 
 import pytest
+import yaml
 from mlflow.tracking import MlflowClient
 
 from accelerator.cli.app import main
+from accelerator.runtime.checkpoint.meta_handler import read_meta
 
 SMALL = [
     *(
@@ -40,13 +42,18 @@ def recorded(folder):
     return client, run
 
 
+def checkpoint_of(run_dir):
+    return json.loads((run_dir / "result.json").read_text())["best"]
+
+
 def the_run(folder):
     (run_dir,) = folder.glob("outputs/*/*")
     return run_dir
 
 
 def test_a_finished_run_is_recorded_whole(folder, capsys):
-    assert main(["train", *SMALL, "optimizer.lr=0.002", "callbacks.progress=null"]) == 0
+    told = ["tracking.group=first", "tracking.tags.paper=a"]
+    assert main(["train", *SMALL, *told, "optimizer.lr=0.002", "callbacks.progress=null"]) == 0
     client, run = recorded(folder)
     assert run.info.status == "FINISHED"
     assert run.data.params["optimizer.lr"] == "0.002"
@@ -63,7 +70,13 @@ def test_a_finished_run_is_recorded_whole(folder, capsys):
     assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss")] == losses
 
     files = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert {"config.yaml", "overrides.yaml", "checkpoints"} <= files
+    assert {"config.yaml", "overrides.yaml", "checkpoints", "requirements.txt", "environment.yaml"} <= files
+    composed = yaml.safe_load((run_dir / "composition.yaml").read_text())
+    assert composed["choices"]["model"] == "mlp"
+    assert {"file": "model/mlp", "package": "model", "named_by": "main"} in composed["files"]
+    assert (run.data.tags["choice.model"], run.data.tags["choice.loss"]) == ("mlp", "mse")
+    assert run.data.tags["config.fingerprint"] == read_meta(run_dir / checkpoint_of(run_dir)).fingerprint
+    assert (run.data.tags["group"], run.data.tags["paper"], run.data.tags["kind"]) == ("first", "a", "train")
     (checkpoint,) = [
         item.path for item in client.list_artifacts(run.info.run_id, "checkpoints") if "safetensors" in item.path
     ]
@@ -74,8 +87,18 @@ def test_a_finished_run_is_recorded_whole(folder, capsys):
     assert run.data.metrics["test/loss"] == pytest.approx(result["metrics"]["test/loss"])
 
     printed = capsys.readouterr().out
-    for words in ("test/relative_l2", "best checkpoint", run.info.run_id, "mlflow ui --backend-store-uri sqlite:///"):
+    for words in ("test/relative_l2", "best checkpoint", run.info.run_id, "accelerator mlflow-ui"):
         assert words in printed
+
+
+def test_the_experiment_is_named_after_the_folder_and_a_change_of_pieces_is_on_record(folder, monkeypatch):
+    (folder / "my project").mkdir()
+    monkeypatch.chdir(folder / "my project")
+    pieces = ["callbacks.pieces.name=accumulation_schedule", "callbacks.pieces.epochs={1:4}"]
+    assert main(["train", *SMALL[:-1], *pieces]) == 0
+    client = MlflowClient(f"sqlite:///{folder}/my project/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("my project").experiment_id])
+    assert run.data.tags["changed.trainer.accumulate"] == "1 → 4 at step 3"
 
 
 def test_one_signal_ends_a_whole_sweep(folder):

@@ -1,8 +1,11 @@
 import json
+import os
 import re
 import subprocess
 import sys
+from importlib.metadata import distributions, version
 
+import psutil
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -72,6 +75,26 @@ def test_tags_tell_command_overrides_versions_and_what_the_caller_adds():
     assert len(tags["big"]) == TAG_LENGTH
     assert {"host", "python", "torch", "accelerator"} <= tags.keys()
     assert CANARY not in json.dumps(description)
+
+
+def test_tags_tell_the_option_of_each_group_but_hydras_own():
+    choices = {"model": "mlp", "training_components/loss": "mse", "experiment": None, "hydra/launcher": "basic"}
+    tags = bridge.describe({}, choices=choices).tags
+    assert {key: text for key, text in tags.items() if key.startswith("choice.")} == {
+        "choice.model": "mlp",
+        "choice.loss": "mse",
+    }
+
+
+def test_the_environment_has_every_installed_package_in_the_version_that_is_imported():
+    found = provenance.environment()
+    assert found["cores"] == os.cpu_count()
+    assert found["memory_gib"] == pytest.approx(psutil.virtual_memory().total / 2**30, abs=0.06)
+    for name in ("torch", "mlflow", "hydra-core", "typing-extensions", "pyyaml"):
+        assert found["packages"][name] == version(name)
+    everything = {(d.name or "").replace("_", "-").replace(".", "-").lower() for d in distributions()}
+    assert {name.replace(".", "-") for name in found["packages"]} == everything
+    assert provenance.gpus() == {}  # CUDA is not started to ask
 
 
 def test_a_repository_gives_commit_branch_and_dirty_flag(repository):
