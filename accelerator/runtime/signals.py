@@ -7,19 +7,29 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from accelerator.utilities import distributed
-
-if TYPE_CHECKING:
-    from accelerator.runtime.context.context import Context
-
 
 ECHO = 1.0  # seconds
 
 
+class Stoppable(Protocol):
+    """What can be asked to stop: a training's context.
+
+    Attributes:
+        asked: why it was asked to; None if it was not.
+    """
+
+    asked: str | None
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Stop soon; called inside a signal handler."""
+        ...
+
+
 @contextmanager
-def stop_on_signals(context: Context) -> Iterator[None]:
+def stop_on_signals(context: Stoppable) -> Iterator[None]:
     """While inside, the first SIGTERM or SIGINT asks the run to stop; the second ends the process's Python at once."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,0 +1,156 @@
+"""``accelerator run`` and ``accelerator tune --train-fn``: a training loop of the user's own, run once or searched."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerator.cli.actions import Parser
+from accelerator.cli.command import exit_code_of
+from accelerator.errors import ConfigError
+
+if TYPE_CHECKING:
+    from accelerator.experiment import Experiment, ExperimentConfig, Outcome
+
+_SECTIONS = """CONFIG is a YAML file of at most four sections:
+
+  experiment: {name: digits, seed: 0, device: auto}         framework, memory_limit_gb
+  hyperparameters: {lr: 0.01, layers: 2}                    what the function reads as ctx.hyperparameters
+  tuning: {n_trials: 50, space: {lr: {log_uniform: [1e-4, 1e-1]}}}
+  mlflow: {uri: null, group: first}                         as the section tracking of accelerator train
+
+The function takes one argument and returns a TrainingResult:
+
+  from accelerator.experiment import TrainingContext, TrainingResult
+
+  def train_model(ctx: TrainingContext) -> TrainingResult:
+      for epoch in range(10):
+          loss = ...                                        # with ctx.hyperparameters["lr"], on ctx.device
+          ctx.tracker.log_metric("val_loss", loss, epoch)
+          ctx.report(loss, epoch)
+          if ctx.should_stop:                               # a study says so, or Ctrl-C
+              break
+      return TrainingResult(primary_metric=loss, primary_metric_name="val_loss")
+"""
+
+_RUN = f"""examples:
+  accelerator run config.yaml --train-fn my_module:train_model
+  accelerator run config.yaml --train-fn train.py:train_model hyperparameters.lr=0.1 experiment.seed=3
+  accelerator run --train-fn my_module:train_model hyperparameters.lr=0.1
+
+{_SECTIONS}"""
+
+_TUNE = f"""examples:
+  accelerator tune config.yaml --train-fn my_module:train_model --n-trials 50
+  accelerator tune config.yaml --train-fn my_module:train_model tuning.pruner=asha tuning.workers=2
+  accelerator tune config.yaml --train-fn my_module:train_model --backend ray
+
+{_SECTIONS}"""
+
+
+def run_command(arguments: list[str]) -> int:
+    """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
+
+    def act() -> int:
+        parser = _parser("run", "Call a train function once, with its folder, its record, seeds and signals.", _RUN)
+        options = parser.parse_intermixed_args([a for a in arguments if a != "--debug"])
+        experiment = _experiment(options, "run")
+        outcome = experiment.run(overrides=tuple(arguments))
+        if options.json:
+            from accelerator.experiment.runner import as_plain
+
+            print(json.dumps(as_plain(outcome), indent=1))
+        else:
+            _print(outcome, experiment)
+        return 0
+
+    return exit_code_of(act, debug="--debug" in arguments)
+
+
+def load_config(file: Path | None, overrides: list[str]) -> ExperimentConfig:
+    """The config of a file, with ``section.key=value`` in place of what it says.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds what is no config.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from accelerator.experiment import experiment_config
+
+    source = " and ".join([*([str(file)] if file else []), *(["the command line"] if overrides or not file else [])])
+    if wrong := [text for text in overrides if "=" not in text or text.startswith("-")]:
+        raise ConfigError(f"'{text}': expected section.key=value, as in hyperparameters.lr=0.1" for text in wrong)
+    try:
+        loaded = OmegaConf.create({}) if file is None else OmegaConf.load(file)
+        whole = OmegaConf.merge(loaded, OmegaConf.from_dotlist(overrides))
+        values: Any = OmegaConf.to_container(whole, resolve=True)
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}; give the config's YAML file, or none") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise ConfigError(f"{file or 'the command line'}: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{file} holds a {type(values).__name__}: expected the sections experiment, hyperparameters, …"
+        )
+    return experiment_config({key: value or {} for key, value in values.items()}, source)
+
+
+def _experiment(options: argparse.Namespace, command: str) -> Experiment:
+    from accelerator.experiment import Experiment, find_train_function
+
+    file, overrides = options.config, list(options.overrides)
+    if file is not None and "=" in file and not Path(file).exists():
+        file, overrides = None, [file, *overrides]
+    config = load_config(None if file is None else Path(file), overrides)
+    return Experiment(find_train_function(options.train_fn), config, command)
+
+
+def _parser(name: str, description: str, epilog: str) -> Parser:
+    parser = Parser(
+        prog=f"accelerator {name}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="the experiment's YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="in place of what CONFIG says")
+    parser.add_argument(
+        "--train-fn", required=True, metavar="MODULE:FUNCTION", help="the train function; FILE.py:FUNCTION too"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result for programs")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    return parser
+
+
+def _print(outcome: Outcome, experiment: Experiment) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from accelerator.tracking.record import short
+
+    result = outcome.result
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table("metric", "value", title="Result", title_justify="left")
+    table.add_row(
+        f"{result.primary_metric_name} ({'less' if result.minimize else 'more'} is better)",
+        f"{result.primary_metric:.5g}",
+    )
+    for name, value in sorted(result.metrics.items()):
+        if name != result.primary_metric_name:
+            table.add_row(name, f"{value:.5g}")
+    table.add_row("epochs", f"{result.epochs_completed:,}")
+    table.add_row("seconds", f"{outcome.seconds:.1f}")
+    console.print(table)
+    rows = [("run directory", short(outcome.run_dir))]
+    if result.best_model_path is not None:
+        rows.append(("best model", short(Path(result.best_model_path))))
+    for label, text in [*rows, *experiment.record.where]:
+        console.print(f"{label:<17}{text}")
+    sys.stdout.flush()
