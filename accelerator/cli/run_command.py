@@ -87,6 +87,8 @@ def load_config(file: Path | None, overrides: list[str]) -> ExperimentConfig:
         raise ConfigError(f"'{text}': expected section.key=value, as in hyperparameters.lr=0.1" for text in wrong)
     try:
         loaded = OmegaConf.create({}) if file is None else OmegaConf.load(file)
+        if not OmegaConf.is_dict(loaded):
+            raise ConfigError(f"{file} holds a list: expected the sections experiment, hyperparameters, …")
         whole = OmegaConf.merge(loaded, OmegaConf.from_dotlist(overrides))
         values: Any = OmegaConf.to_container(whole, resolve=True)
     except OSError as error:
@@ -95,10 +97,6 @@ def load_config(file: Path | None, overrides: list[str]) -> ExperimentConfig:
         raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise ConfigError(f"{file or 'the command line'}: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{file} holds a {type(values).__name__}: expected the sections experiment, hyperparameters, …"
-        )
     return experiment_config({key: value or {} for key, value in values.items()}, source)
 
 

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import train_functions
 from train_functions import parabola
@@ -19,7 +21,7 @@ def test_a_function_is_found_by_module_or_file(tmp_path, monkeypatch):
     assert find_train_function("train_functions:parabola") is parabola
     (tmp_path / "lonely_part.py").write_text("VALUE = 7\n")
     (tmp_path / "lonely_function.py").write_text("from lonely_part import VALUE\ndef train(ctx): return VALUE\n")
-    monkeypatch.setattr("sys.path", ["x"] + __import__("sys").path)
+    monkeypatch.setattr("sys.path", list(sys.path))
     assert find_train_function(f"{tmp_path}/lonely_function.py:train")(None) == 7
 
 
