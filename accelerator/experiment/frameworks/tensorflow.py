@@ -156,11 +156,13 @@ def __getattr__(name: str) -> Any:
                 )
             self.ctx.report(values[self.monitor], epoch)
             if self.ctx.should_stop:
+                assert self.model is not None
                 self.model.stop_training = True
 
         def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
             """A signal does not wait for the epoch."""
             if self.ctx.asked is not None:
+                assert self.model is not None
                 self.model.stop_training = True
 
     globals()[name] = ReportCallback
