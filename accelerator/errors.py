@@ -35,6 +35,10 @@ class ConfigError(UserError):
         super().__init__("\n".join(self.problems))
 
 
+class ConfigFileError(ConfigError):
+    """A config file cannot be used as it stands; each mistake begins with the file and the line."""
+
+
 class DataError(UserError):
     """The data cannot be used: missing, empty, not finite, or of shapes that do not fit."""
 
@@ -47,6 +51,10 @@ class RunDirectoryError(UserError):
     """The run directory cannot be used: not writable, or another run owns it."""
 
 
+class ServerError(AcceleratorError):
+    """MLflow's server did not start, or gives no answer."""
+
+
 class NonFiniteLossError(AcceleratorError):
     """The training loss became NaN or infinite."""
 
@@ -57,6 +65,14 @@ class DeviceMemoryError(AcceleratorError):
 
 class RankError(AcceleratorError):
     """One of several ranks failed, was killed, or gave no answer."""
+
+
+class StepError(AcceleratorError):
+    """A step of a pipeline failed; the pipeline ends with the step's exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Terminated(AcceleratorError):  # noqa: N818 - not an error of anybody's

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -18,6 +20,7 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 # The runs of this platform are trainings; MLflow's UI opens in its GenAI mode without this. The UI routes behind the
 # fragment (React's hash router), so that the query belongs behind the fragment too.
 VIEW = "?workflowType=machine_learning"
+UI = "http://127.0.0.1:5000"  # where `accelerator mlflow-ui` listens if it can
 
 
 class Location(NamedTuple):
@@ -65,6 +68,11 @@ def locate(uri: str | None, environment: Mapping[str, str] | None = None) -> Loc
     return Location(urlunsplit(parts._replace(netloc=f"{MASK}@{host}")), {"MLFLOW_TRACKING_URI": uri})
 
 
+def is_database(uri: str) -> bool:
+    """Whether the store is a database, which shows itself only through a server of our own."""
+    return urlsplit(uri).scheme.partition("+")[0] in DATABASES
+
+
 def artifact_folder(uri: str) -> str | None:
     """Where a new experiment keeps its files: ``mlartifacts`` beside a SQLite file, else where the server says."""
     if (file := sqlite_file(uri)) is not None:
@@ -83,9 +91,13 @@ def sqlite_file(uri: str) -> Path | None:
 
 def ui_command(uri: str) -> str | None:
     """What to type to look at the store; None when a server shows it already."""
-    if urlsplit(uri).scheme in SERVERS or uri.startswith("databricks"):
+    if not is_database(uri):
         return None
-    return f"{_program('mlflow')} ui --backend-store-uri {uri}"
+    try:
+        default = locate(None).uri == uri
+    except ConfigError:
+        default = False
+    return f"{_program('accelerator')} mlflow-ui" + ("" if default else f" --uri {shlex.quote(uri)}")
 
 
 def _program(name: str) -> str:
@@ -96,17 +108,35 @@ def _program(name: str) -> str:
     return str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
-def run_link(uri: str, experiment_id: str, run_id: str, *, server: str = "http://127.0.0.1:5000") -> str:
+def run_link(uri: str, experiment_id: str, run_id: str, *, server: str = UI) -> str:
     """The page of one run, opened on its training view.
 
     Args:
         uri: the store; a server's own address is used where it is one.
         experiment_id: the experiment's id.
         run_id: the run's id.
-        server: where the UI of any other store listens; that of `mlflow ui` by default.
+        server: where the UI of any other store listens; by default, where it does if the port is free.
     """
+    return _page(uri, server, f"experiments/{quote(experiment_id)}/runs/{quote(run_id)}")
+
+
+def runs_link(uri: str, experiment_id: str, *, charts: bool = False, server: str = UI) -> str:
+    """The table of an experiment's runs, or their charts; see `run_link`."""
+    return _page(
+        uri, server, f"experiments/{quote(experiment_id)}/runs", *(["compareRunsMode=CHART"] if charts else [])
+    )
+
+
+def compare_link(uri: str, experiment_id: str, run_ids: Sequence[str], *, server: str = UI) -> str:
+    """The page that compares runs of an experiment; see `run_link`."""
+    runs, experiments = (quote(json.dumps(ids, separators=(",", ":"))) for ids in (list(run_ids), [experiment_id]))
+    # This page of MLflow's finds the runs in what comes first only.
+    return _page(uri, server, f"compare-runs?runs={runs}&experiments={experiments}&{VIEW[1:]}", view="")
+
+
+def _page(uri: str, server: str, route: str, *query: str, view: str = VIEW) -> str:
     base = uri if urlsplit(uri).scheme in SERVERS else server
-    return f"{base.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}{VIEW}"
+    return "&".join([f"{base.rstrip('/')}/#/{route}{view}", *query])
 
 
 def _absolute_sqlite(uri: str) -> str:

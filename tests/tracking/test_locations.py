@@ -3,7 +3,15 @@ from pathlib import Path
 import pytest
 
 from accelerator.errors import ConfigError
-from accelerator.tracking.locations import artifact_folder, locate, run_link, sqlite_file, ui_command
+from accelerator.tracking.locations import (
+    artifact_folder,
+    compare_link,
+    locate,
+    run_link,
+    runs_link,
+    sqlite_file,
+    ui_command,
+)
 
 
 def test_the_default_store_is_a_file_in_the_current_directory_by_absolute_path(tmp_path, monkeypatch):
@@ -56,24 +64,38 @@ def test_a_store_in_memory_is_refused(uri):
         locate(uri, {})
 
 
-def test_the_ui_is_reached_by_a_command_or_is_there_already(monkeypatch):
+def test_the_ui_is_reached_by_a_command_or_is_there_already(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-    assert ui_command("sqlite:////a/mlflow.db") == "mlflow ui --backend-store-uri sqlite:////a/mlflow.db"
+    assert ui_command("sqlite:////a/mlflow.db") == "accelerator mlflow-ui --uri sqlite:////a/mlflow.db"
+    assert ui_command("sqlite:////a b/mlflow.db") == "accelerator mlflow-ui --uri 'sqlite:////a b/mlflow.db'"
+    assert ui_command(locate(None).uri) == "accelerator mlflow-ui"
     assert ui_command("http://host:5000") is None
+    assert ui_command("databricks://profile") is None
 
 
 def test_the_ui_command_can_be_typed_where_the_environment_is_not_activated(monkeypatch, tmp_path):
     (tmp_path / ".venv/bin").mkdir(parents=True)
-    (tmp_path / ".venv/bin/mlflow").touch()
+    (tmp_path / ".venv/bin/accelerator").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("sys.executable", str(tmp_path / ".venv/bin/python"))
-    assert ui_command("sqlite:////a/mlflow.db") == ".venv/bin/mlflow ui --backend-store-uri sqlite:////a/mlflow.db"
+    assert ui_command("sqlite:////a/mlflow.db") == ".venv/bin/accelerator mlflow-ui --uri sqlite:////a/mlflow.db"
 
 
 def test_the_link_opens_the_run_on_its_training_view():
     tail = "/#/experiments/1/runs/abc?workflowType=machine_learning"
     assert run_link("sqlite:////a/mlflow.db", "1", "abc") == "http://127.0.0.1:5000" + tail
     assert run_link("https://host/", "1", "abc") == "https://host" + tail
+    assert run_link("sqlite:////a/mlflow.db", "1", "abc", server="http://h:1") == "http://h:1" + tail
     assert artifact_folder("https://host/") is None
     assert artifact_folder("postgresql://host/db") == str(Path.cwd() / "mlartifacts")
+
+
+def test_links_to_a_table_of_runs_their_charts_and_a_comparison():
+    at, view = "https://host/#", "?workflowType=machine_learning"
+    assert runs_link("https://host/", "12") == f"{at}/experiments/12/runs{view}"
+    assert runs_link("https://host/", "12", charts=True) == f"{at}/experiments/12/runs{view}&compareRunsMode=CHART"
+    lists = "runs=%5B%22a%22%2C%22b%22%5D&experiments=%5B%2212%22%5D"
+    assert compare_link("https://host/", "12", ["a", "b"]) == f"{at}/compare-runs?{lists}&{view[1:]}"

@@ -1,0 +1,106 @@
+"""What a server shows, asked over its REST API: experiments and the newest runs. MLflow need not be imported for it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from accelerator.errors import ConfigError
+from accelerator.tracking.server_process import is_loopback
+
+SECONDS = 5.0  # that one question may take
+MOST = 100  # experiments that are asked for
+COMPARED = 5  # of the newest runs
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, as a list shows it."""
+
+    id: str
+    name: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What there is to see.
+
+    Attributes:
+        experiments: names by id, the one that changed last first.
+        experiment: the id of the experiment with the newest run; None where there is no run.
+        runs: the newest runs of that experiment, the newest first.
+    """
+
+    experiments: dict[str, str]
+    experiment: str | None
+    runs: list[Run]
+
+
+def login(secrets: Mapping[str, str]) -> tuple[str, str] | None:
+    """User and password for a server: those of its address, else of the environment."""
+    known = {**os.environ, **secrets}
+    if user := known.get("MLFLOW_TRACKING_USERNAME"):
+        return user, known.get("MLFLOW_TRACKING_PASSWORD", "")
+    if password := known.get("MLFLOW_AUTH_ADMIN_PASSWORD"):
+        return known.get("MLFLOW_AUTH_ADMIN_USERNAME", "admin"), password
+    return None
+
+
+def contents(base: str, user: tuple[str, str] | None = None) -> Contents:
+    """Ask a server what it has.
+
+    Args:
+        base: its address.
+        user: name and password, where it asks for them.
+
+    Raises:
+        ConfigError: it cannot be reached, or lets us not in.
+    """
+    found = _ask(base, "experiments/search", {"max_results": MOST, "order_by": ["last_update_time DESC"]}, user)
+    experiments = {each["experiment_id"]: each["name"] for each in found.get("experiments", [])}
+    newest = _runs(base, list(experiments), 1, user) if experiments else []
+    if not newest:
+        return Contents(experiments, None, [])
+    experiment = newest[0]["info"]["experiment_id"]
+    infos = [run["info"] for run in _runs(base, [experiment], COMPARED, user)]
+    return Contents(
+        experiments, experiment, [Run(info["run_id"], info.get("run_name", ""), info["status"]) for info in infos]
+    )
+
+
+def _runs(base: str, experiments: list[str], most: int, user: tuple[str, str] | None) -> list[dict[str, Any]]:
+    asked = {"experiment_ids": experiments, "max_results": most, "order_by": ["attributes.start_time DESC"]}
+    return _ask(base, "runs/search", asked, user).get("runs", [])
+
+
+def _ask(base: str, what: str, values: Mapping[str, Any], user: tuple[str, str] | None) -> dict[str, Any]:
+    request = urllib.request.Request(  # noqa: S310 - http or https, as `locate` has seen to
+        f"{base.rstrip('/')}/api/2.0/mlflow/{what}",
+        data=json.dumps(values).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    if user is not None:
+        request.add_header("Authorization", f"Basic {base64.b64encode(':'.join(user).encode()).decode()}")
+    # A proxy of the user's knows nothing of this machine's own address.
+    proxies = {} if is_loopback(urlsplit(base).hostname or "") else None
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler(proxies)).open(request, timeout=SECONDS) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise ConfigError(
+                f"{base} asks for a login: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            ) from error
+        raise ConfigError(f"{base} does not answer as MLflow does: {error.code} {error.reason}") from error
+    except (OSError, ValueError) as error:
+        told = getattr(error, "reason", error)
+        told = getattr(told, "strerror", None) or told
+        raise ConfigError(f"{base} cannot be reached: {told}; is it running, and is its address right?") from error
