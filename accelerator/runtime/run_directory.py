@@ -16,6 +16,8 @@ from accelerator.errors import RunDirectoryError
 # What stands in it.
 CHECKPOINTS, CONFIG, OVERRIDES = "checkpoints", "config.yaml", "overrides.yaml"
 JOURNAL, RESULT, ERROR, PLOTS = "journal.jsonl", "result.json", "error.txt", "plots"
+MODEL = "model"
+LOCK = ".lock"
 
 
 @contextmanager
@@ -25,7 +27,7 @@ def owned(directory: Path) -> Iterator[Path]:
     Raises:
         RunDirectoryError: it cannot be written, or another run owns it (named by process and machine).
     """
-    lock = FileLock(directory / ".lock", blocking=False)
+    lock = FileLock(directory / LOCK, timeout=0.1)  # `is_owned` holds it for less
     owner = directory / ".owner.json"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -46,6 +48,24 @@ def owned(directory: Path) -> Iterator[Path]:
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def is_owned(directory: Path) -> bool:
+    """Whether a living process, on any machine that locks files with ours, owns the run."""
+    return is_locked(directory / LOCK)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a file lock; looks by taking it for an instant, and makes no file."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, blocking=False):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # nobody can have locked it
+        return False
 
 
 def _describe(owner: Path) -> str:

@@ -1,4 +1,4 @@
-"""One MLflow run, as the uploader writes to it. The only module here that imports MLflow (1.5 s of processor time)."""
+"""One MLflow run, as the uploader writes to it. Here alone MLflow's client is imported (1.5 s of processor time)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerator.tracking.artifact_stores import elsewhere, same_place
 from accelerator.tracking.limits import (
     PARAM_LENGTH,
     PARAMS_A_BATCH,
@@ -19,7 +20,8 @@ from accelerator.tracking.limits import (
     is_plain_path,
     legal_key,
 )
-from accelerator.tracking.locations import sqlite_file
+from accelerator.tracking.locations import artifact_folder, sqlite_file
+from accelerator.tracking.preflight import deleted
 from accelerator.tracking.spool import RUNNING, SETTINGS, STATE, Settings, State, load
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ DATABASE_LOCK_TIMEOUT = 60.0
 
 # What repeating will not mend: a value the store refuses, a run that is not there.
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+DENIALS = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")
 
 
 class RecordRefusedError(Exception):
@@ -144,6 +147,32 @@ class MlflowRun:
         )
         return earlier[0] if earlier else None
 
+    def note_place(self, settings: Settings) -> None:
+        """Note where the experiment keeps its files, if it was asked to keep them elsewhere."""
+        if settings.artifacts in (None, artifact_folder(settings.uri)):
+            return
+        experiment = self.client.get_experiment(self.experiment_id)
+        if not same_place(settings.artifacts, experiment.artifact_location):
+            self._note(elsewhere(experiment.name, experiment.artifact_location))
+
+    def log_model(self, folder: Path) -> None:
+        """Make a model folder the run's LoggedModel."""
+        from accelerator.tracking.model_files import ModelRefusedError, log_model
+
+        if not folder.is_dir():
+            self._note(f"model {folder.name} was gone before it could be logged")
+            return
+        try:
+            log_model(self.client, self.run_id, self.experiment_id, folder)
+        except ModelRefusedError as error:
+            self._note(f"model {folder.name} was refused: {error}")
+
+    def log_dataset(self, facts: Mapping[str, Any]) -> None:
+        """Name what the run is trained on among its inputs."""
+        from accelerator.tracking.model_files import log_dataset
+
+        log_dataset(self.client, self.run_id, facts)
+
     def steps(self, key: str) -> set[int]:
         """The steps at which the run holds a point of the metric."""
         return {metric.step for metric in self.client.get_metric_history(self.run_id, key)}
@@ -171,6 +200,11 @@ class MlflowRun:
     def _require_active(self) -> None:
         if not _is_active(self.client, self.run_id):
             raise RecordRefusedError(f"run {self.run_id} was deleted in MLflow; restore it there and upload again")
+
+
+def is_denied(error: Exception) -> bool:
+    """Whether the store does not let us in: repeating mends that only if somebody changes the rights."""
+    return getattr(error, "error_code", None) in DENIALS
 
 
 def connect(settings: Settings, uri: str, state: State, *, note: Callable[[str], None], search: bool) -> MlflowRun:
@@ -252,10 +286,7 @@ def _experiment(client: MlflowClient, settings: Settings) -> str:
             found = client.get_experiment_by_name(name)  # another run was quicker
         assert found is not None
     if found.lifecycle_stage != "active":
-        raise RecordRefusedError(
-            f"experiment '{name}' was deleted in MLflow: restore it with `mlflow experiments restore "
-            f"--experiment-id {found.experiment_id}`, or choose another name"
-        )
+        raise RecordRefusedError(deleted(name, found.experiment_id, settings.uri))
     return found.experiment_id
 
 
@@ -278,6 +309,15 @@ def _database_lock(uri: str) -> AbstractContextManager[Any]:
 
     file.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(f"{file}.lock", timeout=DATABASE_LOCK_TIMEOUT)
+
+
+def make_store(uri: str) -> None:
+    """Make the SQLite file of a store where it is absent; any other store is left alone."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with _database_lock(uri):
+        if (file := sqlite_file(uri)) is not None and not file.exists():
+            _make_database(file, artifact_folder(uri))
 
 
 def _make_database(file: Path, artifacts: str | None) -> None:

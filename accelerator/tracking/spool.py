@@ -11,7 +11,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from accelerator.runtime.journal import read
 
@@ -26,6 +26,22 @@ FINAL = ("FINISHED", "FAILED", "KILLED")
 TAIL = 4096  # bytes before the offset by which the uploader knows its place again
 
 T = TypeVar("T")
+
+
+class Unsent(NamedTuple):
+    """What has not arrived.
+
+    Attributes:
+        points: metric points.
+        files: artifacts.
+        status: what the run last said of itself.
+        nothing: everything has arrived, and the MLflow run is closed.
+    """
+
+    points: int
+    files: int
+    status: str
+    nothing: bool
 
 
 @dataclass
@@ -44,6 +60,7 @@ class Settings:
         adopt: id of an existing run to write into (`mlflow run` made it).
         part_of: the folder of the run this one is nested in, a sweep's or a pipeline's.
         resumed: the directory had a tracker before.
+        system_metrics: seconds between two samples of how busy the machine is; None takes none.
     """
 
     uri: str
@@ -57,6 +74,7 @@ class Settings:
     adopt: str | None = None
     part_of: str | None = None
     resumed: bool = False
+    system_metrics: float | None = None
 
 
 @dataclass
@@ -72,11 +90,14 @@ class State:
         sending: a batch after ``offset`` may have arrived too.
         status: the last status the journal told.
         closed: the status the MLflow run was ended with, None while it runs.
-        artifacts: files still to be copied, as the journal's ``[path, artifact_path]``.
+        artifacts: files still to be copied, as the journal's ``[path, artifact_path]``, and model folders to be
+            logged, as ``[path, None, "model"]``.
         names: metrics that are logged under another name.
         changes: of values while the run went on, by key, as text.
         notes: what MLflow does not show as it was.
         error: why the last attempt failed.
+        refused: the store answers, and does not take the record.
+        sampled: step of the last sample of the system's metrics.
     """
 
     uri: str = ""
@@ -92,6 +113,8 @@ class State:
     changes: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     error: str | None = None
+    refused: bool = False
+    sampled: int = -1
 
 
 def save(path: Path, record: Settings | State) -> None:
@@ -118,10 +141,21 @@ def tail_of(journal: Path, offset: int) -> str:
     return sha256(before).hexdigest() if len(before) == offset - start else ""
 
 
-def unsent(journal: Path, state: State | None) -> int:
-    """How many points of the journal have not arrived."""
+def unsent(journal: Path, state: State | None) -> Unsent:
+    """What of the journal has not arrived."""
+    state = state or State()
+    points, files, status, over = 0, len(state.artifacts), state.status, state.closed is not None
     try:
-        offset = state.offset if state and state.tail == tail_of(journal, state.offset) else 0
-        return sum("key" in line for line, _ in read(journal, offset) if line)
-    except OSError:
-        return 0
+        offset = state.offset
+        if state.tail != tail_of(journal, offset):
+            offset, files, status, over = 0, 0, RUNNING, False
+        for line, _ in read(journal, offset):
+            over = False
+            if line is None:
+                continue
+            points += "key" in line
+            files += line.get("event") in ("artifact", "model")
+            status = line["value"] if line.get("event") == "status" else status
+    except OSError:  # the journal is gone, and with it whatever it still held
+        pass
+    return Unsent(points, files, status, over and not files)

@@ -19,7 +19,8 @@ from uuid import uuid4
 
 from accelerator.runtime.journal import Journal
 from accelerator.tracking import spool
-from accelerator.tracking.locations import artifact_folder, locate, run_link, ui_command
+from accelerator.tracking.locations import UI, Location, artifact_folder, locate, run_link, ui_command
+from accelerator.tracking.server import find
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -51,10 +52,11 @@ class TrackedRun:
 
     @property
     def link(self) -> str | None:
-        """The run's page in that UI."""
+        """The run's page, on the store's server if one lives, else where one would listen."""
         if self.run_id is None or self.experiment_id is None:
             return None
-        return run_link(self.uri, self.experiment_id, self.run_id)
+        server = find(self.uri)
+        return run_link(self.uri, self.experiment_id, self.run_id, server=server.url if server is not None else UI)
 
 
 class Tracker:
@@ -70,6 +72,8 @@ class Tracker:
         experiment: the experiment's name; it is made if absent.
         run_name: the run's name; None lets MLflow choose one.
         parent: the folder of the run this one is nested in.
+        artifacts: where a new experiment keeps its files; None: beside a SQLite file, else where the server says.
+        system_metrics: seconds between two samples of how busy the machine is; None takes none.
         patience: seconds of unbroken failure after which, once the training is over, points stay spooled.
 
     Raises:
@@ -85,6 +89,8 @@ class Tracker:
         experiment: str = "default",
         run_name: str | None = None,
         parent: Path | None = None,
+        artifacts: str | None = None,
+        system_metrics: float | None = None,
         patience: float = 20.0,
     ) -> None:
         self.run_dir = Path(run_dir).absolute()
@@ -95,15 +101,16 @@ class Tracker:
             uri=self.location.uri,
             experiment=experiment,
             run_name=run_name,
-            artifacts=artifact_folder(self.location.uri),
+            artifacts=artifacts or artifact_folder(self.location.uri),
             journal=os.path.relpath(journal.path.absolute(), self.run_dir),
             key=before.key if before else uuid4().hex,
             started=before.started if before else int(time() * 1000),
             patience=patience,
             # What `mlflow run` made is the sweep or the pipeline, not one of its parts.
-            adopt=None if parent else os.environ.get("MLFLOW_RUN_ID"),
-            part_of=None if parent is None else str(Path(parent).absolute()),
+            adopt=None if parent else os.environ.get("MLFLOW_RUN_ID") or None,
+            part_of=str(Path(parent).absolute()) if parent else before.part_of if before else None,
             resumed=before is not None,
+            system_metrics=system_metrics,
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._result: TrackedRun | None = None
@@ -114,11 +121,18 @@ class Tracker:
         try:
             self.journal.event("status", value=spool.RUNNING)
             spool.save(self.run_dir / spool.SETTINGS, self.settings)
+        except OSError as error:
+            self._error = f"the uploader did not start: {error}"
+            return
+        self._start_uploader()
+
+    def _start_uploader(self) -> None:
+        try:
             with (self.run_dir / spool.LOG).open("ab") as log:
                 self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
                     [sys.executable, "-m", "accelerator.tracking.uploader", ".", "--parent", str(os.getpid())],
                     cwd=self.run_dir,
-                    env=self._environment(),
+                    env=environment(self.location),
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -145,21 +159,30 @@ class Tracker:
                 experiment_id=state.experiment_id if state else None,
                 uri=self.settings.uri,
                 uploaded=uploaded,
-                spooled_points=0 if uploaded else spool.unsent(self.journal.path, state),
-                error=None if uploaded else self._error or (state and state.error) or f"see {self.run_dir / spool.LOG}",
+                spooled_points=0 if uploaded else spool.unsent(self.journal.path, state).points,
+                error=None if uploaded else self._why(state),
             )
         return self._result
+
+    def _why(self, state: spool.State | None) -> str:
+        """Why points wait, as far as it is known here and there."""
+        known = [self._error, state and state.error]
+        return "; ".join(text for text in known if text) or f"see {self.run_dir / spool.LOG}"
 
     def _close(self, status: Status, timeout: float) -> int | None:
         try:
             self.journal.event("status", value=status)
         except (OSError, ValueError) as error:
             self._error = f"the journal could not be written: {error}"
+        if self._process is not None and (self._process.poll() or 0) < 0:  # something has killed it: another finishes
+            self._let_go(self._process)
+            self.settings.resumed = True
+            with suppress(OSError):
+                spool.save(self.run_dir / spool.SETTINGS, self.settings)
+            self._start_uploader()
         if (process := self._process) is None:
             return None
-        assert process.stdin is not None
-        with suppress(OSError):
-            process.stdin.close()
+        self._let_go(process)
         try:
             return process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -168,11 +191,17 @@ class Tracker:
             process.wait()
             return None
 
-    def _environment(self) -> dict[str, str]:
-        """The child sees what this process sees, wherever it runs, and keeps to one core."""
-        paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        return os.environ | threads | {"PYTHONPATH": paths} | self.location.secrets
+    def _let_go(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        with suppress(OSError):
+            process.stdin.close()
+
+
+def environment(location: Location) -> dict[str, str]:
+    """An uploader sees what this process sees, wherever it runs, and keeps to one core."""
+    paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return os.environ | threads | {"PYTHONPATH": paths} | location.secrets
 
 
 def _close_in_forks(process: subprocess.Popen[bytes]) -> None:

@@ -16,10 +16,14 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +32,19 @@ from filelock import FileLock, Timeout
 from accelerator.errors import ConfigError
 from accelerator.runtime.journal import read
 from accelerator.tracking import spool
+from accelerator.tracking.backlog import left_behind
 from accelerator.tracking.lifeline import Lifeline
 from accelerator.tracking.limits import METRICS_A_BATCH, legal_key, with_digest
 from accelerator.tracking.locations import artifact_folder, locate
 from accelerator.tracking.masking import MASK, mask_value
-from accelerator.tracking.mlflow_run import NOTES_TAG, MlflowRun, RecordRefusedError, connect
+from accelerator.tracking.mlflow_run import NOTES_TAG, MlflowRun, RecordRefusedError, connect, is_denied
+from accelerator.tracking.preflight import no_answer
+from accelerator.tracking.system_metrics import SystemMetrics
 
 POLL = 0.2  # seconds between two looks at the journal
 LONGEST_PAUSE = 10.0  # seconds between two attempts while the store fails
+NEVER_THERE = 5.0  # seconds a training that is over waits for a server it never reached
+OTHERS_TAKE = 300  # seconds in which what earlier runs have left behind is uploaded, or waits for another start
 NICENESS = 5
 MOST_NOTES = 100
 DIFFERENCE = "config_difference.json"
@@ -65,10 +74,12 @@ class Uploader:
         self.journal = run_dir / settings.journal
         self.state = spool.load(run_dir / spool.STATE, spool.State) or spool.State()
         self.run: MlflowRun | None = None
+        self.system: SystemMetrics | None = None
         self.batch = METRICS_A_BATCH
         self._known: dict[str, set[int]] | None = None
         self._keys = dict(self.state.names)
         self._noted = len(self.state.notes)
+        self._failure = ""
 
     def upload(self) -> int:
         """Follow the journal to its end; returns the exit code."""
@@ -78,14 +89,19 @@ class Uploader:
         while True:
             # Asked before the journal is measured: what was written before the end is then not missed.
             ended = self.lifeline.ended()
+            if self.system is not None:
+                self.system.sample_if_due()
             try:
-                self.run = self.run or self._connect(search)
+                if self.run is None:
+                    self.run = self._connect(search)
+                    self._follow()
                 self._drain(self.run)
                 if ended or self.state.status in spool.FINAL:
                     self._close(self.run)
                     return DONE
                 failing_since, pause = None, POLL
             except RecordRefusedError as error:
+                self.state.refused = True
                 self._failed(error)
                 return REFUSED
             except JournalCutError as error:
@@ -95,7 +111,7 @@ class Uploader:
                 self._failed(error)
                 now = time.monotonic()
                 failing_since = failing_since or now
-                if ended and now - failing_since >= self.settings.patience:
+                if ended and now - failing_since >= self._patience(error):
                     return LATER
                 search = True
                 pause = min(2 * pause, 1.0 if ended else LONGEST_PAUSE)
@@ -104,19 +120,37 @@ class Uploader:
     def _connect(self, search: bool) -> MlflowRun:
         run = connect(self.settings, self.uri, self.state, note=self._note, search=search)
         if run.run_id != self.state.run_id:
-            self.state = spool.State(uri=self.settings.uri, run_id=run.run_id, experiment_id=run.experiment_id)
+            notes = [] if self.state.run_id else self.state.notes  # what was noted while this run was made
+            self.state = spool.State(self.settings.uri, run.run_id, run.experiment_id, notes=notes)
             self._keys, self._noted = {}, 0
         elif self.state.tail != spool.tail_of(self.journal, self.state.offset):
             self.state.offset, self.state.artifacts, self.state.status = 0, [], spool.RUNNING
             self.state.changes = {}
         if run.continued and (self.state.offset == 0 or self.state.sending):
             self._known = {}
-        self.state.closed = None
+        self.state.closed, self.state.refused = None, False
+        run.note_place(self.settings)
         self._save(self.state.offset)
         print(
             f"run {run.run_id} of experiment {run.experiment_id}, {'continued' if run.continued else 'new'}", flush=True
         )
         return run
+
+    def _follow(self) -> None:
+        """What is done once in a training's life, when its record is open."""
+        if (parent := self.lifeline.parent) is None:
+            return
+        if (interval := self.settings.system_metrics) is not None:
+            self.system = SystemMetrics(interval, started=self.settings.started, parent=parent, last=self.state.sampled)
+        if others := left_behind(self.run_dir, self.settings.uri):
+            _upload_beside(others)
+
+    def _patience(self, error: Exception) -> float:
+        """Seconds to go on trying once the training is over."""
+        if is_denied(error):
+            return 0.0
+        never_there = self.run is None and no_answer(self.settings.uri, error) is not None
+        return min(self.settings.patience, NEVER_THERE if never_there else math.inf)
 
     def _drain(self, run: MlflowRun) -> None:
         """Send what the journal holds now; what is written meanwhile is left for the next call."""
@@ -140,10 +174,14 @@ class Uploader:
                 self._send(run, points, end)
                 points = []
         self._send(run, points, end)
+        self._send_samples(run)
         # Last, so that a file store that fails holds no metrics up.
         while self.state.artifacts:
-            path, artifact_path = self.state.artifacts[0]
-            run.log_artifact(self.journal.parent / str(path), artifact_path)
+            path, artifact_path, *kind = self.state.artifacts[0]
+            if kind == ["model"]:
+                run.log_model(self.journal.parent / str(path))
+            else:
+                run.log_artifact(self.journal.parent / str(path), artifact_path)
             del self.state.artifacts[0]
             self._save(self.state.offset)
         if len(self.state.notes) > self._noted:
@@ -172,6 +210,15 @@ class Uploader:
         self.state.sending = False
         self._save(end)
 
+    def _send_samples(self, run: MlflowRun) -> None:
+        while self.system is not None and self.system.points:
+            points = list(islice(self.system.points, self.batch))
+            run.log_metrics(points)
+            for _ in points:
+                self.system.points.popleft()
+            self.state.sampled = points[-1]["step"]
+            self._save(self.state.offset)
+
     def _event(self, run: MlflowRun, line: Mapping[str, Any]) -> None:
         match line["event"]:
             case "params":
@@ -179,7 +226,7 @@ class Uploader:
                 if not run.continued:
                     run.compare(self.run_dir / DIFFERENCE)
             case "change":
-                key, change = line["key"], f"{line['was']} → {line['now']} at step {line['step']}"
+                key, change = line["name"], f"{line['was']} → {line['now']} at step {line['step']}"
                 earlier = self.state.changes.get(key)
                 self.state.changes[key] = f"{earlier}; {change}" if earlier else change
                 run.log_tags({f"changed.{key}": self.state.changes[key]})
@@ -191,6 +238,10 @@ class Uploader:
                 )
             case "artifact":
                 self.state.artifacts.append([line["path"], line.get("artifact_path")])
+            case "model":
+                self.state.artifacts.append([line["path"], None, "model"])
+            case "dataset":
+                run.log_dataset(line["facts"])
             case "status":
                 self.state.status = line["value"]
             case other:
@@ -198,7 +249,8 @@ class Uploader:
 
     def _close(self, run: MlflowRun) -> None:
         status = self.state.status if self.state.status in spool.FINAL else "KILLED"
-        run.end(status, int(self.journal.stat().st_mtime * 1000))  # when the training last wrote
+        # When the training last wrote; a clock set back meanwhile makes no run end before it began.
+        run.end(status, max(int(self.journal.stat().st_mtime * 1000), self.settings.started))
         self.state.closed, self.state.error = status, None
         self._save(self.state.offset)
         print(f"run {run.run_id} is {status}", flush=True)
@@ -232,9 +284,14 @@ class Uploader:
             self._note(f"{about} {what}")
 
     def _failed(self, error: Exception) -> None:
-        self.state.error = mask_value(f"{type(error).__name__}: {error}")[:2000]
-        print(time.strftime("%H:%M:%S"), self.state.error, flush=True)
-        spool.save(self.run_dir / spool.STATE, self.state)
+        whole = mask_value(f"{type(error).__name__}: {error}")
+        if whole != self._failure:  # once, however often it is tried
+            print(time.strftime("%H:%M:%S"), whole, flush=True)
+        self._failure = whole
+        told = str(error) if isinstance(error, RecordRefusedError | JournalCutError) else whole
+        self.state.error = no_answer(self.settings.uri, error) or told[:2000]
+        with suppress(OSError):  # the disk may be what fails
+            spool.save(self.run_dir / spool.STATE, self.state)
 
     def _save(self, offset: int) -> None:
         self.state.offset = offset
@@ -242,13 +299,14 @@ class Uploader:
         spool.save(self.run_dir / spool.STATE, self.state)
 
 
-def upload(run_dir: Path, uri: str | None = None, parent: int | None = None) -> int:
+def upload(run_dir: Path, uri: str | None = None, parent: int | None = None, patience: float | None = None) -> int:
     """Upload what a run directory holds.
 
     Args:
         run_dir: the run directory.
         uri: another store than the one the run was started with.
         parent: follow the journal while this process, our parent, lives.
+        patience: seconds of unbroken failure to bear; those of the run's settings by default.
 
     Returns:
         The exit code.
@@ -258,6 +316,8 @@ def upload(run_dir: Path, uri: str | None = None, parent: int | None = None) -> 
     if settings is None:
         print(f"{run_dir} holds no record to upload: {spool.SETTINGS} is missing or damaged", flush=True)
         return REFUSED
+    if patience is not None:
+        settings = replace(settings, patience=patience)
     try:
         if uri is not None or MASK in settings.uri:
             location = locate(uri)
@@ -279,19 +339,39 @@ def upload(run_dir: Path, uri: str | None = None, parent: int | None = None) -> 
                 return LATER
 
 
+def _upload_beside(run_dirs: Sequence[Path]) -> None:
+    """Upload other runs in a process of its own: neither this run nor the end of the training waits for them."""
+    print(f"uploading what was left behind in {', '.join(map(str, run_dirs))}", flush=True)
+    with suppress(OSError):
+        subprocess.Popen(  # noqa: S603 - this very interpreter
+            [sys.executable, "-m", "accelerator.tracking.uploader", "--briefly", *map(str, run_dirs)],
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; see the module's description for the exit codes."""
     parser = argparse.ArgumentParser(
-        prog="python -m accelerator.tracking.uploader", description="Upload a run's journal to MLflow."
+        prog="python -m accelerator.tracking.uploader", description="Upload what runs have journaled to MLflow."
     )
-    parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--uri", help="the store; the one the run was started with by default")
+    parser.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", type=Path)
+    parser.add_argument("--uri", help="the store; the one each run was started with by default")
     parser.add_argument("--parent", type=int, help="follow the journal while this process lives")
+    parser.add_argument(
+        "--briefly", action="store_true", help=f"give up at the first failure, and after {OTHERS_TAKE} s"
+    )
     options = parser.parse_args(arguments)
     if options.parent is not None:
         os.nice(NICENESS)
-    return upload(options.run_dir.absolute(), options.uri, options.parent)
+    if options.briefly:
+        signal.alarm(OTHERS_TAKE)
+    patience = 0.0 if options.briefly else None
+    return max(upload(run_dir.absolute(), options.uri, options.parent, patience) for run_dir in options.run_dirs)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended = main()
+    sys.stdout.flush()
+    os._exit(ended)  # taking 2000 modules down takes 0.2 s, for which the training would wait

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from record_helpers import metric_rows, pairs, prepare, query, state_of, status_of, uri_of
 
-from accelerator.runtime.journal import Journal, read
+from accelerator.runtime.journal import Journal
 from accelerator.tracking import bridge, spool
 from accelerator.tracking.tracker import TrackedRun, Tracker
 
@@ -96,7 +96,7 @@ def test_a_run_is_recorded_beside_the_training_and_no_secret_reaches_any_file(tm
     assert run == TrackedRun(run.run_id, run.experiment_id, uri_of(store), uploaded=True, spooled_points=0)
     assert run.link.endswith(f"/#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning")
     assert run.ui_command is not None
-    assert run.ui_command.endswith(f"mlflow ui --backend-store-uri {uri_of(store)}")
+    assert run.ui_command.endswith(f"accelerator mlflow-ui --uri {uri_of(store)}")
     assert status_of(store, run.run_id) == "FAILED"
     assert pairs(store, "params", run.run_id) == {
         "data.api_key": "***",
@@ -141,31 +141,6 @@ def test_a_run_whose_training_is_killed_keeps_what_was_flushed_and_is_killed(tmp
     assert metric_rows(store, tmp_path) == [("loss", step, step) for step in range(500)]
 
 
-def test_a_server_that_never_answers_costs_nothing_but_the_wait_and_all_is_uploaded_later(tmp_path, store):
-    with Journal(tmp_path / "journal.jsonl") as journal:
-        tracker = Tracker(tmp_path, journal=journal, uri="http://127.0.0.1:9", patience=0.0)
-        tracker.start()
-        journal.event("params", values={"lr": 0.1})
-        for step in range(300):
-            journal.metric("loss", step, step)
-        began = time.monotonic()
-        run = tracker.finish("FINISHED", timeout=60)
-        assert time.monotonic() - began < 60
-    assert (run.run_id, run.uploaded, run.spooled_points) == (None, False, 300)
-    assert "127.0.0.1" in run.error
-    assert run.link is None
-    assert sum("key" in line for line, _ in read(tmp_path / "journal.jsonl")) == 300
-    assert processes_of(tmp_path) == []
-
-    later = [sys.executable, "-m", "accelerator.tracking.uploader", str(tmp_path), "--uri", uri_of(store)]
-    for _ in range(2):
-        done = subprocess.run(later, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert metric_rows(store, tmp_path) == [("loss", step, step) for step in range(300)]
-        assert pairs(store, "params", state_of(tmp_path).run_id) == {"lr": "0.1"}
-        assert status_of(store, state_of(tmp_path).run_id) == "FINISHED"
-
-
 def test_an_uploader_that_hangs_is_stopped_within_the_bound(tmp_path, store):
     with Journal(tmp_path / "journal.jsonl") as journal:
         tracker = Tracker(tmp_path, journal=journal, uri=uri_of(store))
@@ -179,6 +154,36 @@ def test_an_uploader_that_hangs_is_stopped_within_the_bound(tmp_path, store):
     assert (run.uploaded, run.spooled_points) == (False, 1)
     assert run.error == "the uploader was not done within 0.3 s"
     assert processes_of(tmp_path) == []
+
+
+def test_an_uploader_that_something_killed_is_followed_by_another_at_the_end(tmp_path, store):
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        tracker = Tracker(tmp_path, journal=journal, uri=uri_of(store))
+        tracker.start()
+        journal.metric("loss", 1, 1)
+        journal.flush()
+        wait_until(lambda: (state := state_of(tmp_path)) and state.offset > 0)
+        for pid in processes_of(tmp_path):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: tracker._process.poll() is not None)
+        journal.metric("loss", 2, 2)
+        run = tracker.finish("FINISHED")
+    assert (run.uploaded, run.spooled_points, run.error) == (True, 0, None)
+    assert metric_rows(store, tmp_path) == [("loss", 1, 1), ("loss", 2, 2)]
+    assert status_of(store, run.run_id) == "FINISHED"
+    started = query(
+        store, "select count(*) from tags where key = 'accelerator.key' and value = ?", tracker.settings.key
+    )
+    assert started == [(1,)]
+
+
+def test_the_training_process_imports_no_mlflow_for_its_record():
+    code = (
+        "import sys, accelerator.tracking, accelerator.tracking.tracker, accelerator.tracking.bridge\n"
+        "from accelerator.tracking import preflight, backlog, sync\n"
+        "assert not {'mlflow', 'sqlalchemy', 'requests', 'psutil', 'torch'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_an_uploader_that_cannot_be_started_is_told_and_training_goes_on(tmp_path, store, monkeypatch):

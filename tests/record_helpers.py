@@ -1,12 +1,31 @@
 """Reads what MLflow stored, straight from its SQLite file, and prepares run directories."""
 
+import atexit
+import shutil
 import sqlite3
+import tempfile
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 from accelerator.runtime.journal import Journal
 from accelerator.tracking import spool
 from accelerator.tracking.tracker import Tracker
+
+
+def fresh_store(folder):
+    """MLflow's database, empty; it is made once for each process, which takes a second, and copied."""
+    return Path(shutil.copy(_template(), folder / "mlflow.db"))
+
+
+@cache
+def _template():
+    from accelerator.tracking.mlflow_run import make_store
+
+    folder = Path(tempfile.mkdtemp(prefix="accelerator-store-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    make_store(uri_of(folder / "mlflow.db"))
+    return folder / "mlflow.db"
 
 
 def query(store, sql, *values):
