@@ -10,7 +10,7 @@ from accelerator.runtime.run_directory import CHECKPOINTS
 from accelerator.tracking import spool
 
 # Where runs stand below the working directory, unless hydra.run.dir or hydra.sweep.dir says otherwise.
-PLACES = ("outputs/*/*", "multirun/*/*/*")
+PLACES = ("outputs/*/*", "multirun/*/*/*", "pipelines/*/*")
 
 SHORTEST_ID = 6  # digits; shorter words of them could be anything
 
@@ -48,7 +48,7 @@ def newest(said: str) -> Path:
     Raises:
         CheckpointError: none did.
     """
-    runs = [run for run in _runs() if (run / CHECKPOINTS).is_dir() and any((run / CHECKPOINTS).iterdir())]
+    runs = [run for run in folders() if (run / CHECKPOINTS).is_dir() and any((run / CHECKPOINTS).iterdir())]
     if not runs:
         raise CheckpointError(f"{said}: no run with a checkpoint {_searched()}")
     return max(runs, key=lambda run: (run / CHECKPOINTS).stat().st_mtime)
@@ -74,12 +74,17 @@ def run_id(run: Path) -> str | None:
     return state.run_id if state else None
 
 
+def folders() -> list[Path]:
+    """The folders of runs here, plain or of a sweep."""
+    return [path.absolute() for place in PLACES for path in Path().glob(place) if path.is_dir()]
+
+
 def _by_id(prefix: str, said: str) -> Path:
     if len(prefix) < SHORTEST_ID:
         raise CheckpointError(
             f"{said}: no such file or folder; if it is an MLflow run id, give at least {SHORTEST_ID} of its digits"
         )
-    found = {run: id for run in _runs() if (id := run_id(run)) is not None and id.startswith(prefix)}
+    found = {run: id for run in folders() if (id := run_id(run)) is not None and id.startswith(prefix)}
     if len(found) == 1:
         return next(iter(found))
     if not found:
@@ -89,10 +94,6 @@ def _by_id(prefix: str, said: str) -> Path:
         )
     rows = "".join(f"\n  {id}  {run.relative_to(Path.cwd())}" for run, id in sorted(found.items()))
     raise CheckpointError(f"{said}: {len(found)} runs have an MLflow id that begins so; give more of its digits:{rows}")
-
-
-def _runs() -> list[Path]:
-    return [path.absolute() for place in PLACES for path in Path().glob(place) if path.is_dir()]
 
 
 def _searched() -> str:

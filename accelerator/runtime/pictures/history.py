@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,12 @@ class History:
         before, after = np.minimum(steps - known[0], 0), np.maximum(steps - known[-1], 0)
         return inside + before * self._costs[self.levels[0]] + after * self._costs[self.levels[-1]]
 
+    def by_steps(self) -> History:
+        """The same, with a step on any level counted as one unit of work."""
+        return replace(
+            self, _work=Series(np.array([0, 1]), np.array([0.0, 1.0])), _costs=np.ones(max(self.levels.tolist()) + 1)
+        )
+
     @property
     def span(self) -> tuple[int, int]:
         """Steps done before the first loss, and at the last point of any kind."""
@@ -76,12 +82,13 @@ class History:
         return first, max(int(steps[-1]) for steps in (*series, self._work.steps))
 
 
-def read_history(journal: Path, costs: Sequence[float]) -> History:
+def read_history(journal: Path, costs: Sequence[float] | None = None) -> History:
     """The history of a run.
 
     Args:
         journal: its file, flushed.
         costs: of a step on each level, in work units; for the steps before the first and after the last point of work.
+            None takes what the work noted tells.
     """
     lines = journal.read_bytes().split(b"\n")
     training = [line for line in lines if line.startswith(_TRAINING)]
@@ -95,14 +102,26 @@ def read_history(journal: Path, costs: Sequence[float]) -> History:
     level = {step: int(value) for step, value in points["level"]} or {0: 0}
     starts = sorted(level)
     starts = [step for i, step in enumerate(starts) if i == 0 or level[step] != level[starts[i - 1]]]
-    return History(
+    history = History(
         training=_series(points["train/loss"]),
         validation=_series(points["val/loss"]),
         starts=np.array(starts, dtype=np.int64),
         levels=np.array([level[step] for step in starts], dtype=np.int64),
         _work=_series(sorted(dict(points["work"] or [(0, 0.0)]).items())),
-        _costs=np.asarray(costs, dtype=np.float64),
+        _costs=np.asarray([] if costs is None else costs, dtype=np.float64),
     )
+    return history if costs is not None else replace(history, _costs=_costs_noted(history))
+
+
+def _costs_noted(history: History) -> Floats:
+    """The cost of a step on each level: the work between two points that no change of level lies between."""
+    costs = np.ones(max(history.levels.tolist()) + 1)
+    steps, work = history._work.steps, history._work.values
+    # The step after a point is the first of what lies before the next one.
+    first, last = history.stretch(steps[:-1] + 1), history.stretch(steps[1:])
+    for at in np.flatnonzero((first == last) & (np.diff(steps) > 0)):
+        costs[history.levels[last[at]]] = (work[at + 1] - work[at]) / (steps[at + 1] - steps[at])
+    return costs
 
 
 def _series(points: Sequence[tuple[int, float]]) -> Series:

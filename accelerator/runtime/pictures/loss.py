@@ -1,9 +1,10 @@
-"""``loss_vs_work.png``: training and validation loss against work, by level."""
+"""``loss_vs_work.png``: training and validation loss against work or steps, by level; and those of several runs."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from accelerator.runtime.pictures.history import Floats, History, Integers
-from accelerator.runtime.pictures.style import FAINT, INK, colour, level_name, picture
+from accelerator.runtime.pictures.style import COLOURS, FAINT, INK, colour, level_name, picture
 
 _BINS, _STEPS = 150, 5  # means of the training loss: this many over the whole width, each of at least so many steps
 _LEAST_BINS = 4  # a stretch on one level with fewer of them is one dot
@@ -22,17 +23,27 @@ _MOST_MARKS = 24  # changes of level marked across the curves; more of them woul
 _MOST_DOTS = 80  # validations marked by a dot
 
 
-def draw_loss(history: History, path: Path) -> bool:
+WORK, STEPS = "work done (work units: steps of the full network)", "steps done"
+
+
+def draw_loss(history: History, path: Path, *, against: str = WORK, width: float = 8.0) -> bool:
     """Draw the losses, and below them the level trained, like the diagram of a multigrid cycle.
+
+    Args:
+        history: of the run.
+        path: the file to write.
+        against: `WORK`, or `STEPS` of whatever level.
+        width: in inches; a narrow drawing has larger letters where it is shown in the same space.
 
     Returns:
         Whether there was anything to draw: at least one finite loss.
     """
     if not len(history.training) and not len(history.validation):
         return False
+    history = history.by_steps() if against == STEPS else history
     levels = sorted(set(history.levels.tolist()))
     many = len(levels) > 1
-    with picture(path, 8.0, 4.6 if many else 4.0) as figure:
+    with picture(path, width, (0.575 if many else 0.5) * width) as figure:
         if many:
             grid = figure.add_gridspec(2, 1, height_ratios=(1, 0.09 * len(levels) + 0.06), hspace=0.02)
             axes = figure.add_subplot(grid[0])
@@ -46,9 +57,9 @@ def draw_loss(history: History, path: Path) -> bool:
             axes = below = figure.add_subplot()
         _draw_training(axes, history)
         _draw_validation(axes, history)
-        _scale(axes, history)
+        _scale(axes, [history])
         axes.set_ylabel("loss")
-        below.set_xlabel("work done (work units: steps of the full network)")
+        below.set_xlabel(against)
         axes.margins(x=0.01)
         axes.set_xlim(left=history.work(np.array(history.span))[0])
         below.xaxis.set_major_formatter(FuncFormatter(lambda work, _: f"{work:,.10g}"))
@@ -58,8 +69,55 @@ def draw_loss(history: History, path: Path) -> bool:
             handles.append(Line2D([], [], color=ink, linewidth=1.6, marker="o", markersize=3.5, label="validation"))
         if many:
             handles += [Line2D([], [], color=colour(level), linewidth=4, label=level_name(level)) for level in levels]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 8), columnspacing=1.6)
+        figure.legend(
+            handles=handles, loc="outside upper center", ncols=min(len(handles), int(width)), columnspacing=1.6
+        )
     return True
+
+
+def draw_runs(histories: Sequence[History], path: Path, *, against: str = WORK, width: float = 8.0) -> bool:
+    """Draw the validation loss of several runs, each in its colour (see `run_line`); the training loss of one without.
+
+    Thin lines are losses of coarse levels.
+
+    Args:
+        histories: of each run.
+        path: the file to write.
+        against: `WORK`, or `STEPS` of whatever level.
+        width: in inches.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    histories = [history.by_steps() if against == STEPS else history for history in histories]
+    if not any(len(history.training) or len(history.validation) for history in histories):
+        return False
+    with picture(path, width, 0.5 * width) as figure:
+        axes = figure.add_subplot()
+        for at, history in enumerate(histories):
+            ink, dashes = run_line(at)
+            validation = history.validation
+            for level in sorted(set(history.levels.tolist()), reverse=True):
+                chosen = history.level(validation.steps) == level
+                curve = history.work(validation.steps[chosen]), validation.values[chosen]
+                marker = "o" if level == 0 and len(curve[0]) <= _MOST_DOTS else None
+                thickness = 1.6 if level == 0 else 0.8
+                axes.plot(*curve, color=ink, linestyle=dashes, linewidth=thickness, marker=marker, markersize=3)
+            if not len(validation) and len(history.training):
+                bins = min(_BINS, len(history.training))
+                curve = [_means(each, bins) for each in (history.work(history.training.steps), history.training.values)]
+                axes.plot(*curve, color=ink, linestyle=dashes, linewidth=1.0, alpha=_LIGHT)
+        _scale(axes, histories)
+        axes.set_ylabel("validation loss")
+        axes.set_xlabel(against)
+        axes.margins(x=0.01)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda work, _: f"{work:,.10g}"))
+    return True
+
+
+def run_line(number: int) -> tuple[str, str]:
+    """Colour and dashes of a run among several."""
+    return colour(number), ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
 
 
 def _draw_training(axes: Axes, history: History) -> None:
@@ -101,12 +159,13 @@ def _draw_validation(axes: Axes, history: History) -> None:
         axes.plot(work[chosen], values[chosen], color=colour(level), linewidth=1.6, marker=marker, markersize=3.5)
 
 
-def _scale(axes: Axes, history: History) -> None:
+def _scale(axes: Axes, histories: Sequence[History]) -> None:
     """A logarithmic axis where every loss is above zero, unless it spans so little that no one could tell."""
     axes.grid(axis="y", color="#EEEEEE", linewidth=0.8)
     axes.set_axisbelow(True)
     low, high = axes.dataLim.intervaly
-    if min(series.values.min(initial=math.inf) for series in (history.training, history.validation)) <= 0:
+    series = [series for history in histories for series in (history.training, history.validation)]
+    if min(each.values.min(initial=math.inf) for each in series) <= 0:
         return
     if high / low < 3:
         return

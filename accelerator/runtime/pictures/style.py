@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 # Told apart by the colour-blind too. Source: Okabe & Ito (2008), *Color Universal Design*, jfly.uni-koeln.de/color.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, FAINT = "#333333", "#BBBBBB"
 
 _STYLE: dict[str, Any] = {
@@ -31,13 +31,16 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "legend.handlelength": 1.6,
     "lines.solid_capstyle": "round",
+    # Text of an SVG stays text, and two drawings of one history are the same file.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "accelerator",
 }
 _DPI = 150
 
 
 def colour(level: int) -> str:
     """The colour of a level; level 0 is blue."""
-    return _COLOURS[level % len(_COLOURS)]
+    return COLOURS[level % len(COLOURS)]
 
 
 def level_name(level: int) -> str:
@@ -47,10 +50,10 @@ def level_name(level: int) -> str:
 
 @contextmanager
 def picture(path: Path, width: float, height: float, *, fitted: bool = True) -> Iterator[Figure]:
-    """A figure to draw on, saved as PNG when the block ends well; no global state of Matplotlib is changed.
+    """A figure to draw on, saved when the block ends well; no global state of Matplotlib is changed.
 
     Args:
-        path: the file; its folder is made.
+        path: the file, ``.png`` or ``.svg``; its folder is made. An SVG has no background.
         width: in inches of 150 pixels.
         height: in the same.
         fitted: let Matplotlib make room for labels; it costs as much as the drawing.
@@ -61,4 +64,7 @@ def picture(path: Path, width: float, height: float, *, fitted: bool = True) -> 
         figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained" if fitted else None)
         yield figure
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png")
+        if path.suffix == ".svg":
+            figure.savefig(path, format="svg", transparent=True, metadata={"Date": None})
+        else:
+            figure.savefig(path, format="png")

@@ -74,3 +74,26 @@ def test_of_a_long_run_every_nth_loss_is_read_and_all_else(tmp_path, monkeypatch
     assert found.training.steps.tolist() == list(expected)
     assert found.validation.steps.tolist() == [4, 9]
     assert found.work(np.array([4, 9])).tolist() == [0.5, 5.5]
+
+
+@given(
+    stages=st.lists(st.tuples(st.integers(0, 2), st.integers(2, 9)), min_size=1, max_size=12), epoch=st.integers(1, 12)
+)
+def test_costs_that_nobody_tells_are_read_off_the_work(stages, epoch):
+    with tempfile.TemporaryDirectory() as folder:
+        path = noted(folder, stages, epoch=epoch)
+        told, found = read_history(path, COSTS), read_history(path)
+    # Beyond the last point of work, only what an earlier visit of the level tells is known.
+    steps = np.arange(1, int(told._work.steps[-1]) + 1)
+    assert found.work(steps).tolist() == told.work(steps).tolist()
+
+
+def test_a_last_level_that_was_visited_before_costs_what_it_did_then(tmp_path):
+    found = read_history(noted(tmp_path, [(2, 4), (1, 4), (2, 4)]))
+    assert found.work(np.array([4, 8, 12])).tolist() == [0.5, 2.5, 3.0]
+
+
+def test_by_steps_a_step_counts_the_same_on_every_level(tmp_path):
+    found = read_history(noted(tmp_path, [(2, 4), (0, 5)]), COSTS).by_steps()
+    assert found.work(np.array([0, 1, 4, 9])).tolist() == [0, 1, 4, 9]
+    assert found.levels.tolist() == [2, 0]

@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 from accelerator.runtime.journal import Journal
 from accelerator.runtime.pictures import loss
 from accelerator.runtime.pictures.history import read_history
-from accelerator.runtime.pictures.loss import draw_loss
+from accelerator.runtime.pictures.loss import draw_loss, draw_runs
 from accelerator.runtime.pictures.style import colour
 
 COSTS = (1.0, 0.5, 0.25)
@@ -105,3 +105,48 @@ def test_matplotlib_is_left_as_the_user_set_it(tmp_path, monkeypatch):
     before = dict(mpl.rcParams)
     draw_loss(history(tmp_path, [(0, 6)]), tmp_path / "p.png")
     assert dict(mpl.rcParams) == before
+
+
+def test_against_steps_every_step_is_as_wide_as_any(tmp_path, monkeypatch):
+    figures = kept(monkeypatch, loss)
+    draw_loss(history(tmp_path, [(2, 8), (0, 2)]), tmp_path / "p.png", against=loss.STEPS)
+    _, below = figures[0].axes
+    assert [segment.tolist() for segment in below.collections[1].get_segments()] == [
+        [[0, 2], [8, 2]],
+        [[8, 0], [10, 0]],
+    ]
+    assert below.get_xlabel() == "steps done"
+
+
+def test_several_runs_have_a_colour_each_and_coarse_levels_thin_lines(tmp_path, monkeypatch):
+    figures = kept(monkeypatch, loss)
+    histories = []
+    for name, stages in (("a", [(0, 4)]), ("b", [(1, 4), (0, 2)])):
+        (tmp_path / name).mkdir()
+        histories.append(history(tmp_path / name, stages))
+    assert draw_runs(histories, tmp_path / "p.svg")
+    (axes,) = figures[0].axes
+    drawn = [(line.get_color(), line.get_linewidth(), line.get_xydata().tolist()) for line in axes.lines]
+    assert drawn == [
+        (colour(0), 1.6, [[4, 1 / 4]]),
+        (colour(1), 0.8, [[2, 1 / 4]]),
+        (colour(1), 1.6, [[4, 1 / 6]]),
+    ]
+    assert not draw_runs([], tmp_path / "q.svg")
+    assert not (tmp_path / "q.svg").exists()
+
+
+def test_more_runs_than_colours_are_told_apart_by_dashes():
+    lines = [loss.run_line(number) for number in range(28)]
+    assert lines[0] == (colour(0), "-")
+    assert lines[7] == (colour(0), "--")
+    assert len(set(lines)) == 28
+
+
+def test_the_text_of_an_svg_is_text_and_two_drawings_are_the_same(tmp_path):
+    told = history(tmp_path, [(1, 8), (0, 4)])
+    for name in ("p.svg", "q.svg"):
+        assert draw_loss(told, tmp_path / name)
+    written = (tmp_path / "p.svg").read_text()
+    assert ">level 0 (finest)</text>" in written
+    assert written == (tmp_path / "q.svg").read_text()
