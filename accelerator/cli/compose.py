@@ -22,23 +22,30 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from accelerator.cli.paths import packaged_configs
-from accelerator.cli.schema import OPEN_SECTIONS, RunConfig
+from accelerator.cli.schema import OPEN_SECTIONS, RunConfig, TrackingConfig
+from accelerator.cli.yaml_traps import guarded
 
 CONFIG_NAME = "main"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 
 # What Hydra itself may build from a config: its launchers, sweepers and callbacks. Ours are built by
 # `accelerator.runtime.context.component`, which has a list of its own.
-HYDRA_MAY_BUILD = ["hydra._internal.core_plugins.*", "hydra_plugins.*", "accelerator.cli.sweep.SweepRecord"]
+HYDRA_MAY_BUILD = [
+    *("hydra._internal.core_plugins.*", "hydra_plugins.*", "accelerator.cli.sweep.SweepRecord"),
+    *("optuna.samplers.*", "optuna.storages.*"),  # of hydra/sweeper=optuna
+]
 
 # Sections of components, and mappings whose keys are the user's own.
-_OPEN_KEY = re.compile(rf"({'|'.join(OPEN_SECTIONS)}|vars|tracking\.tags)(\.[^=]+=|=\{{)")
+_OPEN_KEY = re.compile(
+    rf"({'|'.join(OPEN_SECTIONS)}|vars|tracking\.tags|tune\.(space|objectives|sampler|pruner))(\.[^=]+=|=\{{)"
+)
 
 
 def prepare() -> None:
     """What every composition needs: the schema, and this process's number for the run directory's name."""
     os.environ["ACCELERATOR_PID"] = str(os.getpid())
     ConfigStore.instance().store("schema", node=RunConfig, replace=True)
+    ConfigStore.instance().store("tracking_schema", node=TrackingConfig, replace=True)
 
 
 def opened(overrides: Sequence[str]) -> list[str]:
@@ -47,6 +54,11 @@ def opened(overrides: Sequence[str]) -> list[str]:
     Whether the component has such an argument is told by its signature, not by what its YAML lists.
     """
     return ["++" + override if _OPEN_KEY.match(override) else override for override in overrides]
+
+
+def is_open(key: str) -> bool:
+    """Whether a key may be new: it stands in an open section."""
+    return _OPEN_KEY.match(f"{key}=") is not None
 
 
 def launch(job: Callable[[DictConfig], Any], arguments: Sequence[str]) -> None:
@@ -59,19 +71,24 @@ def launch(job: Callable[[DictConfig], Any], arguments: Sequence[str]) -> None:
     prepare()
     argv = [sys.argv[0], *opened(arguments)]
     # HYDRA_FULL_ERROR makes Hydra raise instead of printing a shortened traceback and exiting: we report ourselves.
-    with patch.object(sys, "argv", argv), patch.dict(os.environ, HYDRA_FULL_ERROR="1"):
+    environment = patch.dict(os.environ, HYDRA_FULL_ERROR="1")
+    with patch.object(sys, "argv", argv), environment, guarded(packaged_configs()):
         hydra.main(config_path=str(packaged_configs()), config_name=CONFIG_NAME, execution_whitelist=HYDRA_MAY_BUILD)(
             job
         )()
 
 
 @contextmanager
-def composer() -> Iterator[Callable[[Sequence[str]], DictConfig]]:
-    """A function that composes a list of overrides, as often as wanted."""
+def composer(name: str = CONFIG_NAME) -> Iterator[Callable[[Sequence[str]], DictConfig]]:
+    """A function that composes a list of overrides, as often as wanted.
+
+    Args:
+        name: of the config they are applied to.
+    """
     prepare()
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(packaged_configs()), job_name="train"):
-        yield lambda overrides: hydra.compose(CONFIG_NAME, overrides=opened(overrides), return_hydra_config=True)
+    with hydra.initialize_config_dir(str(packaged_configs()), job_name="train"), guarded(packaged_configs()):
+        yield lambda overrides: hydra.compose(name, overrides=opened(overrides), return_hydra_config=True)
 
 
 def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
@@ -81,15 +98,19 @@ def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
     return container  # pyright: ignore[reportReturnType]
 
 
-def composition(overrides: Sequence[str]) -> list[dict[str, str]]:
+def composition(overrides: Sequence[str], name: str = CONFIG_NAME) -> list[dict[str, str]]:
     """The files a config is composed of, in order: each with its package and the file that named it.
 
     To be called while Hydra is set up; Hydra's own files are left out.
+
+    Args:
+        overrides: what it is composed with.
+        name: of the config they are applied to.
     """
     if not GlobalHydra.instance().is_initialized():  # in a launcher's other process
         return []
     loader = GlobalHydra.instance().config_loader()
-    found = loader.compute_defaults_list(CONFIG_NAME, opened(overrides), RunMode.RUN).defaults
+    found = loader.compute_defaults_list(name, opened(overrides), RunMode.RUN).defaults
     return [
         {"file": default.config_path, "package": default.package or "_global_", "named_by": default.parent or ""}
         for default in found

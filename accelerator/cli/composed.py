@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from accelerator.cli.actions import Parser
 from accelerator.cli.command import exit_code_of, working_directory_importable
-from accelerator.errors import ConfigError, RunDirectoryError, Terminated
+from accelerator.errors import ConfigError, ConfigFileError, RunDirectoryError, Terminated
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from accelerator.runtime.run import Result
 
+PLACES = ("outputs", "multirun", "studies")  # where the folders of runs stand
 FLAGS = ("--help", "--explain", "--dry-run", "--debug")
 
 
@@ -137,6 +138,8 @@ def _act(command: ComposedCommand, options: argparse.Namespace, arguments: list[
         raise diagnose(arguments, error) from error
     except YAMLError as error:
         raise ConfigError(f"a config file is not valid YAML: {' '.join(str(error).split())}") from error
+    except ConfigFileError:
+        raise
     except ConfigError as error:
         raise located(error, arguments) from error
     except SystemExit:
@@ -216,6 +219,6 @@ def removed_if_unused(run_dir: Path) -> Iterator[None]:
             if left <= {".lock"}:
                 shutil.rmtree(run_dir)
                 for parent in list(run_dir.parents)[:2]:
-                    if parent.name in ("outputs", "multirun") or parent.parent.name in ("outputs", "multirun"):
+                    if parent.name in PLACES or parent.parent.name in PLACES:
                         rmdir(parent)
         raise

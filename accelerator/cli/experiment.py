@@ -38,7 +38,8 @@ def train(overrides: Sequence[str] = ()) -> Result:
 def _train(composed: Composed) -> Result:
     """Check a composed config, train it in its folder, keep its record, and print where to look."""
     from accelerator.cli.compose import plain
-    from accelerator.cli.record import About
+    from accelerator.cli.load import check_not_accelerated
+    from accelerator.cli.record import about_of, check_store
     from accelerator.cli.resume import check_unchanged
     from accelerator.runtime.engine.device import count_of
     from accelerator.runtime.run import check_config
@@ -47,12 +48,15 @@ def _train(composed: Composed) -> Result:
 
     with removed_if_unused(composed.run_dir):
         values = plain(composed.config)
+        check_not_accelerated(values, "train")
         check_config(values)
-        about = About.of("train", composed)
+        about = about_of("train", composed, values)
         job = Job(values, about, composed.run_dir)
         if distributed.launched() is not None:
             job = _agreed(job)
         with owned(job.run_dir) if distributed.rank() == 0 else nullcontext():
+            if distributed.rank() == 0:
+                check_store(values)
             if job.in_place and distributed.rank() == 0:
                 check_unchanged(values, about.unresolved, job.run_dir)
             engine = values["engine"]
@@ -96,8 +100,6 @@ class Job:
             again: go on from the folder's own newest checkpoint, after a restart.
         """
         from accelerator.cli.record import Record
-        from accelerator.cli.resume import computing
-        from accelerator.runtime.checkpoint.meta_handler import fingerprint
         from accelerator.runtime.run import execute
         from accelerator.runtime.run_directory import CHECKPOINTS
         from accelerator.tracking.provenance import git_tags
@@ -109,7 +111,7 @@ class Job:
             self.values,
             self.run_dir,
             resume=self.run_dir / CHECKPOINTS if self.in_place or again else self.resume,
-            fingerprint=fingerprint(computing(self.values)),
+            fingerprint=self.about.fingerprint,
             commit=git_tags().get("git.commit"),
             callbacks={"record": record},
         )

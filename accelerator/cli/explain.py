@@ -30,6 +30,7 @@ _KINDS = {
     "scheduler": "scheduler",
     "transform": "transform",
     "callbacks": "callback",
+    "acceleration": "acceleration",
 }
 
 

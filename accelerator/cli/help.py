@@ -16,6 +16,7 @@ set              optimizer.lr=0.01 trainer.max_epochs=5       a value; any argum
 remove           ~callbacks.progress
 add              callbacks.stop.name=early_stopping     (a name of your choice)
 continue         resume=last | best | <run directory> | <MLflow run id> | <checkpoint file>
+begin with       load=…, the same words: a trained network, with the config of its run
 
 flags
   --explain            print every value with the file that set it and what it builds, and stop
@@ -38,7 +39,7 @@ def train_help() -> str:
     for root in (packaged_configs(), Path.cwd() / "configs"):
         for path in root.rglob("*.yaml"):
             group = path.parent.relative_to(root).as_posix()
-            if group != ".":
+            if group not in (".", "pipeline"):
                 options.setdefault(group.removeprefix("training_components/"), set()).add(path.stem)
     # Components that are named inside a section rather than chosen as a group.
     for kind in ("metric", "callback"):

@@ -8,7 +8,7 @@ with the config of its run and whatever else is asked for. A job of a sweep is a
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,27 +23,58 @@ from accelerator.runtime.run_directory import CHECKPOINTS, CONFIG, OVERRIDES
 from accelerator.tracking.masking import masked
 
 # What may differ when a run goes on in place: none of it changes what is computed, but for rounding.
-FREE_SECTIONS = frozenset({"tracking", "callbacks", "checkpoint", "engine", "memory", "resume", "vars", "metrics"})
-FREE_KEYS = frozenset({"loader.workers", "loader.eval_batch_size", "trainer.test", "trainer.accumulate"})
+FREE_SECTIONS = frozenset(
+    {
+        "analysis",
+        "tracking",
+        "callbacks",
+        "checkpoint",
+        "engine",
+        "memory",
+        "resume",
+        "sweep",
+        "tune",
+        "vars",
+        "metrics",
+    }
+)
+FREE_KEYS = frozenset(
+    {"evaluate.split", "loader.workers", "loader.eval_batch_size", "trainer.test", "trainer.accumulate"}
+)
 
 
 def resolve(arguments: Sequence[str]) -> list[str]:
-    """The arguments with ``resume=`` made absolute; for a run in place, its recorded overrides come first.
+    """The arguments with ``resume=`` or ``load=`` made absolute, after the recorded overrides of the run it names.
 
     Raises:
-        CheckpointError: there is nothing to resume from.
+        CheckpointError: there is nothing to resume from, or to load.
+        ConfigError: both are asked for.
     """
-    wanted = [a.split("=", 1)[1].strip("'\"") for a in arguments if a.startswith("resume=")]
-    if not wanted or wanted[-1] in ("", "null"):
+    wanted, load = _last(arguments, "resume"), _last(arguments, "load")
+    if wanted is not None and load is not None:
+        raise ConfigError(
+            f"resume={wanted} goes on with a run, load={load} begins a new one with its network: give one of the two"
+        )
+    if load is not None:
+        from accelerator.cli.load import with_source
+
+        return with_source(arguments, load)
+    if wanted is None:
         return list(arguments)
     others = [a for a in arguments if not a.startswith("resume=")]
-    source = find(wanted[-1], f"resume={wanted[-1]}")
+    source = find(wanted, f"resume={wanted}")
     quoted = QuotedString(str(source), Quote.single).with_quotes()
     kept = (source.parent.parent if source.is_file() else source) / OVERRIDES
     before = list(OmegaConf.load(kept)) if kept.exists() else []
     if source.is_file():
         return [*map(str, before), *others, f"resume={quoted}"]
     return [*map(str, before), *others, f"hydra.run.dir={quoted}", f"resume={quoted}"]
+
+
+def _last(arguments: Sequence[str], key: str) -> str | None:
+    """What a key is set to last; None if to nothing."""
+    values = [a.split("=", 1)[1].strip("'\"") for a in arguments if a.startswith(f"{key}=")]
+    return None if not values or values[-1] in ("", "null") else values[-1]
 
 
 def recorded(overrides: Sequence[str]) -> list[str]:
@@ -79,17 +110,22 @@ def check_unchanged(config: Mapping[str, Any], unresolved: Mapping[str, Any], ru
         )
 
 
-def computing(config: Any) -> dict[str, Any]:
+def computing(
+    config: Any, sections: Collection[str] = FREE_SECTIONS, keys: Collection[str] = FREE_KEYS
+) -> dict[str, Any]:
     """The values of a config that decide what is computed, by dotted key, without defaults of the closed sections.
 
     A later version may have more keys: at their defaults it computes the same, and the fingerprint is the same.
+
+    Args:
+        config: plain.
+        sections: those that decide nothing.
+        keys: others that do not.
     """
     return {
         key: value
         for key, value in _flat(config).items()
-        if key.split(".")[0] not in FREE_SECTIONS
-        and key not in FREE_KEYS
-        and (key not in _DEFAULTS or value != _DEFAULTS[key])
+        if key.split(".")[0] not in sections and key not in keys and (key not in _DEFAULTS or value != _DEFAULTS[key])
     }
 
 

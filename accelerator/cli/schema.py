@@ -7,7 +7,9 @@ component's own signature when the run is built.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from accelerator.tracking.settings import TrackingConfig
 
 # Sections that name a component: any argument of its constructor may be set there.
 OPEN_SECTIONS = (
@@ -21,6 +23,7 @@ OPEN_SECTIONS = (
     "engine",
     "multilevel",
     "callbacks",
+    "acceleration",
 )
 
 
@@ -70,17 +73,50 @@ class CheckpointConfig:
 
 
 @dataclass
-class TrackingConfig:
-    """Where the record goes."""
+class EvaluateConfig:
+    """What accelerator evaluate measures."""
 
-    enabled: bool = True
-    uri: str | None = None  # None: MLFLOW_TRACKING_URI, else sqlite:///<working directory>/mlflow.db
-    experiment: str | None = None  # None: the name of the working directory, so one for each project
-    run_name: str | None = None
-    group: str | None = None  # a word that several runs share, to find them by
-    tags: dict[str, str] = field(default_factory=dict)  # of your own
-    parent: str | None = None  # folder of the run this one is a part of; a sweep and a pipeline set it
-    timeout: float = 60.0  # seconds to wait at the end for the last points to arrive
+    split: Literal["test", "val", "train"] = "test"
+
+
+@dataclass
+class AnalysisConfig:
+    """What accelerator analyze-data and analyze-model look at."""
+
+    samples: int | None = None  # of each split, spread over it; None: all
+    near_duplicates: int = 10_000  # samples that are compared with one another; 0: none
+    tolerance: float = 0.01  # distance of near ones, as a share of that of two samples at random
+    outlier: float = 8.0  # robust standard deviations from the median that are too far; 0: nothing is
+    batches: int = 4  # of training data, by which dead units and parameters without gradient are found
+    rounds: int = 9  # in which the time of each layer is taken; 0: it is not
+    json: bool = False  # print analysis.json instead of tables
+
+
+@dataclass
+class TuneConfig:
+    """A study of accelerator tune: what is tried, how often, and by what."""
+
+    space: dict[str, Any] = field(default_factory=dict)  # see docs/tuning.md
+    trials: int = 50  # points that are measured; those of an earlier part of the study count
+    workers: int = 1  # processes that measure
+    name: str | None = (
+        None  # of the study, and of its folder; None: told from what is tried, so the same command goes on
+    )
+    objectives: dict[str, str] = field(default_factory=dict)  # min or max by metric; {}: checkpoint.monitor, its mode
+    sampler: dict[str, Any] = field(default_factory=lambda: {"name": "tpe"})  # and arguments of Optuna's class
+    pruner: dict[str, Any] = field(default_factory=dict)  # {}: median with one objective, none with several
+    storage: str = "journal"  # a file in the study's folder, or a database: sqlite:///study.db
+    retries: int = 2  # how often a trial is tried again whose process died
+    heartbeat: float | None = 60.0  # seconds between two signs of life; a process that misses two is ended
+    seed: int | None = 0  # of what the sampler draws; the trainings have the run's own seed
+    timeout: float | None = None  # seconds after which no new trial begins
+
+
+@dataclass
+class SweepConfig:
+    """A sweep of accelerator train -m."""
+
+    on_error: Literal["continue", "stop"] = "continue"  # whether a job that fails ends the sweep
 
 
 @dataclass
@@ -90,11 +126,16 @@ class RunConfig:
     seed: int = 0
     imports: list[str] = field(default_factory=list)  # the user's modules: they may register and be named in _target_
     resume: str | None = None  # last, best, a run directory, an MLflow run id, or a checkpoint file
+    load: str | None = None  # the trained network to begin with; the same words, and the best checkpoint of a run
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    tune: TuneConfig | None = None
     engine: dict[str, Any] = field(default_factory=dict)
     multilevel: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
@@ -105,4 +146,5 @@ class RunConfig:
     transform: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
+    acceleration: dict[str, Any] = field(default_factory=dict)
     vars: dict[str, Any] = field(default_factory=dict)  # values of your own, for ${vars.name}

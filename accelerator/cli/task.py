@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerator.cli.composed import Composed, removed_if_unused
-from accelerator.cli.record import About, RunRecord, print_result, short
+from accelerator.cli.record import RunRecord, about_of, check_store, print_result, short
 from accelerator.errors import AcceleratorError
 from accelerator.runtime.journal import Journal
 from accelerator.runtime.run import Result, check_config, write_result
@@ -62,11 +62,12 @@ def run_task(command: str, composed: Composed, work: Callable[[Task], None]) -> 
     with removed_if_unused(composed.run_dir):
         values = plain(composed.config)
         check_config(values)
+        check_store(values)
         begin = time.perf_counter()
         with owned(composed.run_dir) as run_dir, Journal(run_dir / JOURNAL) as journal:
             (run_dir / ERROR).unlink(missing_ok=True)
             task = Task(values, run_dir, journal)
-            record = RunRecord(values, About.of(command, composed), run_dir)
+            record = RunRecord(values, about_of(command, composed, values), run_dir)
             record.open(journal, {})
             error = None
             try:

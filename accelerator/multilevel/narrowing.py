@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,28 +32,47 @@ def narrowed(model: nn.Module, coupling: Coupling, widths: Mapping[int, int]) ->
     def lost(span: Span) -> int:
         return span.outer * (coupling.groups[span.group].width - widths[span.group]) * span.inner
 
-    memo: dict[int, Any] = {}
+    shapes: dict[str, list[int]] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        shape = list(tensor.shape)
+        shapes[name] = list(tensor.shape)
         for slot in coupling.slots.get(name, ()):
-            shape[slot.dim] -= lost(slot.span)
-        narrow: Tensor = tensor.detach().new_zeros(shape)
+            shapes[name][slot.dim] -= lost(slot.span)
+    stated: dict[tuple[str, str], Any] = {}
+    for attribute in coupling.attributes:
+        place, less = (attribute.module, attribute.name), sum(map(lost, attribute.spans)) // attribute.divisor
+        value: Any = stated.get(place, getattr(model.get_submodule(attribute.module), attribute.name))
+        if attribute.index is None:
+            stated[place] = value - less
+        else:
+            entries = list(value)
+            entries[attribute.index] -= less
+            stated[place] = type(value)(entries)
+    return with_shapes(model, shapes, stated)
+
+
+def with_shapes(
+    model: nn.Module, shapes: Mapping[str, Sequence[int]], stated: Mapping[tuple[str, str], Any]
+) -> nn.Module:
+    """A copy of the network with tensors of these shapes, all zero; those not named are copied as they are.
+
+    Args:
+        model: the network, left as it is.
+        shapes: of parameters and buffers, by name.
+        stated: values of attributes that tell a size, by the module's path and their name.
+    """
+    memo: dict[int, Any] = {}
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    for name, shape in shapes.items():
+        tensor = tensors[name]
+        narrow: Tensor = tensor.detach().new_zeros(tuple(shape))
         if isinstance(tensor, nn.Parameter):
             narrow = nn.Parameter(narrow, requires_grad=tensor.requires_grad)
         vars(narrow).update(vars(tensor))
         memo[id(tensor)] = narrow
-    coarse = copy.deepcopy(model, memo)
-    for attribute in coupling.attributes:
-        module, less = coarse.get_submodule(attribute.module), sum(map(lost, attribute.spans)) // attribute.divisor
-        stated: Any = getattr(module, attribute.name)
-        if attribute.index is None:
-            stated -= less
-        else:
-            entries = list(stated)
-            entries[attribute.index] -= less
-            stated = type(stated)(entries)
-        setattr(module, attribute.name, stated)
-    return coarse
+    copied = copy.deepcopy(model, memo)
+    for (path, name), value in stated.items():
+        setattr(copied.get_submodule(path), name, value)
+    return copied
 
 
 def count_flops(network: nn.Module, example_input: Example, level: int) -> int:

@@ -28,6 +28,10 @@ COMPONENTS = {
         "swa": "accelerator.runtime.callbacks.averaging:SWA",
         "throughput": "accelerator.runtime.callbacks.always_on:Throughput",
     },
+    "acceleration": {
+        "prune": "accelerator.acceleration.pruning:Prune",
+        "quantize": "accelerator.acceleration.quantization:Quantize",
+    },
     "multilevel": {
         "single": "accelerator.multilevel.method:Single",
         "cascade": "accelerator.multilevel.method:Cascade",

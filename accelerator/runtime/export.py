@@ -1,4 +1,4 @@
-"""A trained model as a file that other programs run: torch.export, ONNX, or plain safetensors.
+"""A trained model as a file that other programs run: torch.export, ONNX, plain safetensors, or a pickle.
 
 Each writer gives the file's bytes and a function that runs what was written; nothing is handed out before the two
 have been compared.
@@ -21,11 +21,10 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
 
 from accelerator.errors import AcceleratorError, ConfigError, UserError
 from accelerator.runtime.context.component import build
-from accelerator.runtime.data.splits import as_splits
+from accelerator.runtime.data.splits import EXAMPLES, as_splits, first_inputs
 from accelerator.runtime.trained import RECIPE, TrainedModel, build_model
 
 # What rounding may move a prediction by, relative to the largest: single precision through a hundred layers.
@@ -92,14 +91,10 @@ def export_model(model: TrainedModel, recipe: Mapping[str, Any], inputs: Tensor,
     return Exported(data, difference, largest)
 
 
-def example_inputs(config: Mapping[str, Any], count: int = 3) -> Tensor:
+def example_inputs(config: Mapping[str, Any], count: int = EXAMPLES) -> Tensor:
     """The first inputs of a run's test split (the last split it has), before any transform, (count, …)."""
     source = build("data", config["data"], "data", imports=tuple(config["imports"]))
-    part: Any = list(as_splits(source, config["loader"]["split"], config["seed"]).values())[-1]
-    if isinstance(part, tuple):
-        return part[0][:count]
-    dataset: Any = part.dataset if isinstance(part, DataLoader) else part
-    return default_collate([torch.as_tensor(dataset[index][0]) for index in range(min(count, len(dataset)))])
+    return first_inputs(as_splits(source, config["loader"]["split"], config["seed"]), count)
 
 
 def _safetensors(model: TrainedModel, recipe: Mapping[str, Any], _: Tensor) -> tuple[bytes, Runner]:
@@ -141,10 +136,23 @@ def _onnx(model: TrainedModel, _: Mapping[str, Any], inputs: Tensor) -> tuple[by
     return data, lambda batch: torch.from_numpy(session.run(None, {name: batch.numpy()})[0])
 
 
+def _pickle(model: TrainedModel, _: Mapping[str, Any], inputs: Tensor) -> tuple[bytes, Runner]:
+    buffer = io.BytesIO()
+    try:
+        torch.save(model, buffer)
+    except Exception as error:  # whatever the user's objects meet when they are pickled
+        raise ExportError(
+            f"{type(model.network).__name__} cannot be pickled: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+    # Of bytes that were written a moment ago; nothing else that is read is ever unpickled.
+    return buffer.getvalue(), torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)
+
+
 FORMATS: dict[str, Callable[[TrainedModel, Mapping[str, Any], Tensor], tuple[bytes, Runner]]] = {
     "safetensors": _safetensors,
     "onnx": _onnx,
     "torch": _torch_export,
+    "pickle": _pickle,  # only where it was asked for by name
 }
 
 

@@ -68,7 +68,9 @@ class Journal:
 
         Args:
             kind: ``params`` or ``tags`` (``values={…}``), ``artifact`` (``path=…, artifact_path=…``; a relative path
-                starts at the journal's folder), ``status`` (``value="FINISHED"``).
+                starts at the journal's folder), ``model`` (``path=…``, a model folder), ``dataset`` (``facts={…}``),
+                ``change`` of a value while the run goes on (``name=…, was=…, now=…, step=…``), ``status``
+                (``value="FINISHED"``).
             payload: what belongs to it; objects JSON does not know are written as text.
         """
         assert not {"event", "time"} & payload.keys()

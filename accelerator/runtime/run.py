@@ -29,6 +29,7 @@ from accelerator.runtime.loop.train import train
 from accelerator.runtime.metrics import check_metrics
 from accelerator.runtime.run_directory import CHECKPOINTS, ERROR, JOURNAL, RESULT
 from accelerator.runtime.signals import stop_on_signals
+from accelerator.runtime.start import Start, start_again, start_of
 from accelerator.utilities import distributed
 
 _POSITIVE = (
@@ -83,6 +84,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     problems = []
     for kind in ("engine", "data", "model", "loss", "optimizer", "multilevel"):
         problems += check(kind, config[kind], kind, offered=offered, imports=imports)
+    if config.get("acceleration"):
+        problems += check("acceleration", config["acceleration"], "acceleration", imports=imports)
     problems += check_scheduler(config["scheduler"], imports)
     problems += check_metrics(config["metrics"], imports)
     problems += _check_named("callback", present(config["callbacks"]), "callbacks", imports)
@@ -154,7 +157,11 @@ def execute(
         raise RunDirectoryError(
             f"{run_dir} holds an earlier run: go on with it (resume={run_dir}), or set hydra.run.dir to another folder"
         )
-    context = build_context(config, run_dir, callbacks=callbacks, fingerprint=fingerprint, commit=commit)
+    if saved is not None:
+        start = start_again(saved)
+    else:
+        start = start_of(Path(config["load"])) if config.get("load") else Start()
+    context = build_context(config, run_dir, callbacks=callbacks, fingerprint=fingerprint, commit=commit, start=start)
     if saved is not None and meta is not None:
         context.load_state_dict(saved, same_config=in_place or meta.fingerprint == fingerprint)
     if main:
@@ -236,7 +243,8 @@ def dry_run(config: Mapping[str, Any]) -> Context:
     """
     count_of(config["engine"].get("devices"))  # told here too; the ranks themselves are not started
     alone = {key: value for key, value in config["engine"].items() if key != "devices"}
-    context = build_context({**config, "engine": alone}, None)
+    start = start_of(Path(config["load"])) if config.get("load") else Start()
+    context = build_context({**config, "engine": alone}, None, start=start)
     context.engine.forward_backward(context.level_batch(context.level, next(iter(context.data.train.epoch(0)))))
     context.engine.optimizer_step()
     context.model.eval()

@@ -13,11 +13,13 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from accelerator.acceleration.surgery import resized
 from accelerator.errors import CheckpointError
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.checkpoint.meta_handler import Meta, sidecar
 from accelerator.runtime.context.component import build
 from accelerator.runtime.data.pipeline import Transforms, build_transforms
+from accelerator.runtime.model_manifest import MANIFEST, WEIGHTS, read_manifest, verify
 from accelerator.runtime.run_directory import CHECKPOINTS, CONFIG
 
 # In the header of an exported model: what it is built from.
@@ -48,8 +50,8 @@ def load_model(source: str | Path, device: str | torch.device = "cpu", *, import
     >>> predictions = model(inputs)  # doctest: +SKIP
 
     Args:
-        source: a run directory (its best checkpoint is taken, the newest if none was rated), a checkpoint file, or a
-            model that ``accelerator checkpoint export --format safetensors`` wrote.
+        source: a run directory (its best checkpoint is taken, the newest if none was rated), a checkpoint file, the
+            folder ``model`` of a run, or a model that ``accelerator checkpoint export --format safetensors`` wrote.
         device: where the network is put.
         imports: modules of yours that a file outside a run's folder may name; those of a run are imported anyway.
 
@@ -60,20 +62,43 @@ def load_model(source: str | Path, device: str | torch.device = "cpu", *, import
         CheckpointError: there is none, it is damaged, or it was saved while a coarse level was trained.
     """
     path = Path(source)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder")
+    if (path / MANIFEST).is_file():
+        verify(path, read_manifest(path), WEIGHTS)
+        path = path / WEIGHTS
     if path.is_file() and not sidecar(path).exists() and (exported := _exported(path)) is not None:
         recipe, tensors = exported
         _allow(recipe, imports, path)
+        model = with_tensors(build_model(recipe), tensors, path)
     else:
         config, saved, path = read_checkpoint(path, imports)
-        recipe = recipe_of(config, saved)
-        tensors = {f"network.{name}": tensor for name, tensor in network_weights(saved).items()}
-        tensors |= {f"transforms.{name}": tensor for name, tensor in saved["transforms"].items()}
-    model = build_model(recipe)
+        model = model_of(config, saved, path)
+    return model.to(device)
+
+
+def model_of(config: Mapping[str, Any], saved: Mapping[str, Any], path: Path) -> TrainedModel:
+    """The trained model of a checkpoint that was read by `read_checkpoint`; its path is for messages.
+
+    Raises:
+        CheckpointError: the weights do not fit the config.
+    """
+    tensors = {f"network.{name}": tensor for name, tensor in network_weights(saved).items()}
+    tensors |= {f"transforms.{name}": tensor for name, tensor in saved["transforms"].items()}
+    return with_tensors(build_model(recipe_of(config, saved)), tensors, path)
+
+
+def with_tensors(model: TrainedModel, tensors: Mapping[str, Tensor], path: Path) -> TrainedModel:
+    """The model with these weights, in evaluation mode, without gradients; the path is for messages.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not fit the model of its config: {error}") from error
-    return model.to(device).eval().requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 
 def read_checkpoint(source: Path, imports: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any], Path]:
@@ -86,14 +111,21 @@ def read_checkpoint(source: Path, imports: Sequence[str] = ()) -> tuple[dict[str
     Raises:
         CheckpointError: as `load_model`.
     """
-    if source.is_file():
-        path, run_dir = source, source.absolute().parent.parent
-    else:
-        run_dir = source
-        handler = handler_of(run_dir)
-        path = handler.best() or handler.load_last()[2]
+    path = checkpoint_of(source)
     saved, _ = load_finest(path)
     return config_of(path, saved, imports), saved, path
+
+
+def checkpoint_of(source: Path) -> Path:
+    """The checkpoint of a trained network: the file itself, or the best of a run, its newest if none was rated.
+
+    Raises:
+        CheckpointError: the folder is not a run's, or it has saved nothing that is whole.
+    """
+    if source.is_file():
+        return source
+    handler = handler_of(source)
+    return handler.best() or handler.load_last()[2]
 
 
 def load_finest(path: Path) -> tuple[dict[str, Any], Meta]:
@@ -160,7 +192,9 @@ def network_weights(saved: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def recipe_of(config: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
     """What the network and its transforms are built from: sections of the config, and facts of the data."""
-    return {name: config[name] for name in ("imports", "model", "transform")} | {"facts": saved["facts"]}
+    recipe = {name: config[name] for name in ("imports", "model", "transform")} | {"facts": saved["facts"]}
+    sizes = saved.get("sizes")  # of a network that was pruned
+    return recipe if sizes is None else recipe | {"sizes": sizes}
 
 
 def build_model(recipe: Mapping[str, Any]) -> TrainedModel:
@@ -169,6 +203,8 @@ def build_model(recipe: Mapping[str, Any]) -> TrainedModel:
         importlib.import_module(name)
     imports = tuple(recipe["imports"])
     network = build("model", recipe["model"], "model", imports=imports, **recipe["facts"])
+    if recipe.get("sizes") is not None:
+        network = resized(network, recipe["sizes"])
     return TrainedModel(network, build_transforms(recipe["transform"], imports))
 
 

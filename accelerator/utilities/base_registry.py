@@ -31,6 +31,7 @@ KINDS = (
     "callback",
     "engine",
     "multilevel",
+    "acceleration",
 )
 
 # Kinds that also answer to the class names of a torch namespace.

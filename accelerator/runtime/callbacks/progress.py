@@ -46,6 +46,8 @@ class Progress(Callback):
             self.console.print(
                 f"resumed after step {context.state.step:,}, {self._where(context)}, in {context.run_dir}"
             )
+        elif context.config.get("load"):
+            self.console.print(f"begins with the weights of {context.config['load']}")
         if len(context.levels) > 1:
             plan = ", ".join(
                 f"{stage.steps} steps on level {stage.level} ({context.costs[stage.level]:.2f} WU each)"

@@ -36,19 +36,26 @@ def average(states: Sequence[Mapping[str, Any]], weights: Sequence[float] | None
     _check_alike(networks)
     mean = {name: _mean([network[name] for network in networks], shares) for name in networks[0]}
     first, last = states[0], states[-1]
-    result = dict(last) | {
-        "transforms": first["transforms"],
-        "facts": first["facts"],
-        "state": last["state"] | {"metrics": {}, "validated": -1},
+    return with_network(last, mean) | {"transforms": first["transforms"], "facts": first["facts"]}
+
+
+def with_network(state: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The state of a checkpoint whose finest network has other weights.
+
+    What was measured, the optimizer's moments and where a schedule stood belong to the network it had: they are left
+    out, and a run that starts from it has fresh ones.
+    """
+    result = dict(state) | {
+        "state": state["state"] | {"metrics": {}, "validated": -1},
         "optimizer": {"state": {}, "param_groups": []},
         **dict.fromkeys(("cycle", "plateau"), None),
         **{name: {} for name in ("scheduler", "callbacks")},
     }
-    if "average" in last:
+    if "average" in state:
         result["average"] = None
-    if last["network"] is None:
-        return result | {"model": mean}
-    return result | {"network": last["network"] | {"levels": last["network"]["levels"] | {"0": mean}}}
+    if state["network"] is None:
+        return result | {"model": dict(weights)}
+    return result | {"network": state["network"] | {"levels": state["network"]["levels"] | {"0": dict(weights)}}}
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> list[float]:

@@ -1,6 +1,7 @@
 """A context is built in one fixed order.
 
-seed → data → model → hierarchy → engine.prepare and shard → optimizer → scheduler; then the state to resume is loaded.
+seed → data → model (and what it begins with) → hierarchy → engine.prepare and shard → optimizer → scheduler; then the
+state to resume is loaded.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from accelerator.runtime.data.pipeline import Data, Transforms, build_data, buil
 from accelerator.runtime.engine.base import Engine, Objective
 from accelerator.runtime.metrics import Metric, build_metrics
 from accelerator.runtime.run_directory import CHECKPOINTS
+from accelerator.runtime.start import Start
 from accelerator.utilities import distributed
 from accelerator.utilities.seed import rng_state, seed_everything, set_rng_state
 
@@ -43,6 +45,8 @@ def build_context(
     callbacks: Mapping[str, Callback] | None = None,
     fingerprint: str = "",
     commit: str | None = None,
+    start: Start = Start(),  # noqa: B008 - it is frozen
+    training: bool = True,
 ) -> Context:
     """Build every component of a run.
 
@@ -52,8 +56,12 @@ def build_context(
         callbacks: more of them, beside the config's.
         fingerprint: of the config, for checkpoints.
         commit: of the user's git repository, for checkpoints.
+        start: what the network begins with.
+        training: otherwise what was trained is only measured: on data that need not be of the same facts, and that is
+            never augmented.
 
     Raises:
+        CheckpointError: what the network is to begin with does not fit it.
         ConfigError: a component refused its arguments, or model, loss and data do not fit together.
         DataError: the data cannot be used.
     """
@@ -66,21 +74,31 @@ def build_context(
     transforms = build_transforms(config["transform"], imports)
     source = build("data", config["data"], "data", imports=imports)
     ranks = (distributed.rank(), distributed.size())
-    data = build_data(source, transforms, seed=seed, device=engine.device, ranks=ranks, **config["loader"])
+    data = build_data(
+        source,
+        transforms,
+        seed=seed,
+        device=engine.device,
+        ranks=ranks,
+        statistics=start.transforms,
+        training=training,
+        **config["loader"],
+    )
     engine.prepare(transforms)
 
-    model: nn.Module = build("model", config["model"], "model", imports=imports, **data.facts)
+    facts = data.facts if training or start.facts is None else dict(start.facts)
+    model: nn.Module = start.network(build("model", config["model"], "model", imports=imports, **facts))
     engine.prepare(model)
     loss = build("loss", config["loss"], "loss", imports=imports)
-    objective = _objective(engine.prepare(loss) if isinstance(loss, nn.Module) else loss, transforms)
-    metrics = build_metrics(config["metrics"], engine.device, imports, **data.facts)
+    objective = objective_of(engine.prepare(loss) if isinstance(loss, nn.Module) else loss, transforms)
+    metrics = build_metrics(config["metrics"], engine.device, imports, **facts)
     batch = next(iter(data.train.epoch(0)))
     _check_fit(model, objective, metrics, batch, data.transforms)
 
     budget = trainer["max_epochs"] * data.train.batches
     if trainer["max_steps"] is not None:
         budget = min(budget, trainer["max_steps"])
-    with _told_as("multilevel", config["multilevel"], imports):
+    with told_as("multilevel", config["multilevel"], imports):
         method = build("multilevel", config["multilevel"], "multilevel", imports=imports)
         network = method.hierarchy(model, batch[0], torch.Generator().manual_seed(mix(seed, PAIRING)))
         levels = [model] if network is None else list(network.levels)
@@ -131,6 +149,7 @@ def build_context(
         validate_every=trainer["validate_every"],
         fingerprint=fingerprint,
         commit=commit,
+        sizes=start.sizes,
     )
     if network is not None:
         move(network, 0, stages[0].level)
@@ -155,7 +174,7 @@ def build_context(
 
 
 @contextmanager
-def _told_as(section: str, values: Mapping[str, Any], imports: tuple[str, ...]) -> Iterator[None]:
+def told_as(section: str, values: Mapping[str, Any], imports: tuple[str, ...]) -> Iterator[None]:
     """What the pure API has to say, with the section that the user wrote it in before its keys."""
     try:
         yield
@@ -183,7 +202,8 @@ def _check_monitor(key: str, monitor: str, mode: str, metrics: Mapping[str, Metr
         )
 
 
-def _objective(loss: Any, transforms: Transforms) -> Objective:
+def objective_of(loss: Any, transforms: Transforms) -> Objective:
+    """The loss, after the transforms that prediction and target both go through before it."""
     if not transforms.loss:
         return loss
 

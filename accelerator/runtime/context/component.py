@@ -30,6 +30,7 @@ ALLOWED_PREFIXES = (
     "accelerator.runtime.callbacks",
     "accelerator.runtime.engine",
     "accelerator.multilevel",
+    "accelerator.acceleration",
     "domain",
     "kornia",
     "torchmetrics",
@@ -186,15 +187,15 @@ def _nested(kind: str, value: Any, key: str, imports: tuple[str, ...], offered: 
 
 
 def _locate(path: str, key: str, imports: tuple[str, ...]) -> Callable[..., Any]:
-    own = _own_packages(imports)
+    own = own_packages(imports)
     allowed = (*ALLOWED_PREFIXES, *own)
-    if not _has_prefix(path, allowed):
+    if not has_prefix(path, allowed):
         package = path.split(".")[0]
         raise ConfigError(
             f"{key}._target_={path}: '{package}' is not among the packages a config may build from "
             f"({', '.join(allowed)}); if it is your own, add it: imports=[{package}]"
         )
-    if _has_prefix(path, REFUSED_PREFIXES) or ("._" in path and not _has_prefix(path, own)):
+    if has_prefix(path, REFUSED_PREFIXES) or ("._" in path and not has_prefix(path, own)):
         raise ConfigError(f"{key}._target_={path} is not for a config to build: name a public class or function")
     parts = path.split(".")
     found: Any = None
@@ -218,19 +219,20 @@ def _locate(path: str, key: str, imports: tuple[str, ...]) -> Callable[..., Any]
             raise ConfigError(f"{key}._target_={path}: no '{part}' there{did_you_mean(part, _public(around))}")
     # The path may lead out of its package through a module it imports (torch.nn.functional.importlib): look again.
     home = getattr(found, "__module__", "") or ""
-    inside = _has_prefix(f"{home}.", (*allowed, "torch._C._nn")) and not _has_prefix(f"{home}.", REFUSED_PREFIXES)
+    inside = has_prefix(f"{home}.", (*allowed, "torch._C._nn")) and not has_prefix(f"{home}.", REFUSED_PREFIXES)
     if isinstance(found, ModuleType) or not callable(found) or not inside:
         raise ConfigError(f"{key}._target_={path} is not a class or function of an allowed package")
     return found
 
 
-def _own_packages(imports: tuple[str, ...]) -> tuple[str, ...]:
+def own_packages(imports: tuple[str, ...]) -> tuple[str, ...]:
     """The user's own packages: to import the standard library, or torch, does not open them to a config."""
     heads = {name.split(".")[0] for name in imports} - sys.stdlib_module_names - {"torch", "accelerator"}
     return tuple(sorted(heads))
 
 
-def _has_prefix(path: str, prefixes: tuple[str, ...]) -> bool:
+def has_prefix(path: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a dotted path leads into one of some packages."""
     return any(path.startswith(prefix + ".") for prefix in prefixes)
 
 

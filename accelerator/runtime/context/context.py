@@ -61,6 +61,7 @@ class Context:
         batch: the last batch.
         asked: why this process was asked to stop: the name of a signal, or another reason.
         stop: the same, once all ranks know: the run ends after this step.
+        sizes: of a network that was pruned, against what its class builds; None: as the config says.
         average: the weights to be used in place of the full network's own, by name; a callback that averages sets it.
         finish_now: end it after this step already, validated and saved; all ranks know.
         finish_early: set by a callback to end the training after the validation at hand.
@@ -96,6 +97,7 @@ class Context:
     loss: Tensor | None = None
     asked: str | None = None
     stop: str | None = None
+    sizes: Mapping[str, Any] | None = None
     average: dict[str, Tensor] | None = None
     finish_early: bool = False
     finish_now: bool = False
@@ -226,6 +228,7 @@ class Context:
             "network": None if self.network is None else self.network.state_dict(),
             "transforms": self.data.transforms.state_dict(),
             "facts": self.data.facts,
+            "sizes": self.sizes,
             "optimizer": self.engine.optimizer_state(self.optimizer),
             "cycle": None if self.cycle is None else self.cycle.state_dict(),
             "plateau": None if self.plateau is None else self.plateau.state_dict(),

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from accelerator.errors import ConfigError, DataError
+from accelerator.errors import CheckpointError, ConfigError, DataError
 from accelerator.runtime.context.component import build, present
 from accelerator.runtime.data.feed import Feed, InMemoryFeed, LoaderFeed
-from accelerator.runtime.data.splits import Split, as_splits, check_tensors, imitate
+from accelerator.runtime.data.splits import DataFacts, Split, as_splits, check_tensors, facts_of, imitate
 
 ROLES = ("input", "target", "loss")
 
@@ -117,6 +117,7 @@ class Data:
         output_shape: of one prediction: that of a target; with integer targets, which are class indices, a score for
             each class before it, (classes, …). None when nobody knows how many.
         classes: number of classes, or None.
+        source: what is told of the data as it came.
     """
 
     feeds: dict[str, Feed]
@@ -124,6 +125,7 @@ class Data:
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...] | None
     classes: int | None = None
+    source: DataFacts | None = None
 
     @property
     def train(self) -> Feed:
@@ -150,10 +152,28 @@ def build_data(
     seed: int,
     device: torch.device,
     ranks: tuple[int, int] = (0, 1),
+    statistics: Mapping[str, Tensor] | None = None,
+    training: bool = True,
 ) -> Data:
     """Feeds from what a data component returned.
 
+    Args:
+        source: what it returned.
+        transforms: not fitted yet.
+        batch_size: of the training batches.
+        eval_batch_size: of the others; None: four times as large.
+        shuffle: the training samples.
+        drop_last: leave out a last training batch that is smaller.
+        workers: processes that read a dataset.
+        split: shares of the splits, of data that comes as one set.
+        seed: of order and randomness.
+        device: where batches are wanted.
+        ranks: this one, and how many.
+        statistics: of the transforms, from a checkpoint; None: fit them to the training split.
+        training: otherwise the training split is served as the others are, whole, in order, and never augmented.
+
     Raises:
+        CheckpointError: the statistics are of other transforms.
         DataError: the data is empty, not finite, of unequal lengths, or changes shape between splits.
         ConfigError: the loader's numbers are out of range.
     """
@@ -169,31 +189,28 @@ def build_data(
     for name, part in splits.items():
         if isinstance(part, tuple):
             check_tensors(part, name)
-    samples = {name: _sample(part, name) for name, part in splits.items()}
-    for name, sample in samples.items():
-        for what, ours, theirs in zip(("inputs", "targets"), sample, samples["train"], strict=True):
-            if ours.shape != theirs.shape:
-                raise DataError(
-                    f"the {name} {what} have shape {tuple(ours.shape)} a sample, "
-                    f"the training ones {tuple(theirs.shape)}"
-                )
+    samples = {name: first_sample(part, name) for name, part in splits.items()}
+    check_alike(samples)
     train = splits["train"]
     stored = sum(tensor.nbytes for part in splits.values() if isinstance(part, tuple) for tensor in part)
-    _fit(transforms, train)
+    if statistics is None:
+        _fit(transforms, train)
+    else:
+        _take(transforms, statistics, samples["train"])
     eval_size = eval_batch_size or 4 * batch_size
     feeds: dict[str, Feed] = {}
     for name, part in splits.items():
-        training = name == "train"
+        trained = training and name == "train"
         options: dict[str, Any] = {
-            "batch_size": batch_size if training else eval_size,
+            "batch_size": batch_size if trained else eval_size,
             "seed": seed,
-            "shuffle": shuffle and training,
-            "drop_last": drop_last and training,
-            "augment": transforms.augment() if training else None,
+            "shuffle": shuffle and trained,
+            "drop_last": drop_last and trained,
+            "augment": transforms.augment() if trained else None,
             "ranks": ranks,
         }
         if isinstance(part, tuple):
-            inputs = transforms.once(part[0]) if training else transforms.evaluate(part[0])
+            inputs = transforms.once(part[0]) if trained else transforms.evaluate(part[0])
             kept = device if stored <= resident_bytes(device) else inputs.device
             targets = transforms.targets(part[1])
             feeds[name] = InMemoryFeed(inputs.to(kept), targets.to(kept), device=device, **options)
@@ -203,7 +220,7 @@ def build_data(
                 **options,
                 pin=device.type == "cuda",
                 device=device,
-                transform=transforms.once if training else transforms.evaluate,
+                transform=transforms.once if trained else transforms.evaluate,
                 transform_targets=transforms.targets,
             )
     if feeds["train"].batches == 0:
@@ -216,7 +233,8 @@ def build_data(
     classes = _classes(splits) if labels else None
     shape = tuple(targets.shape)
     output_shape = shape if not labels else None if classes is None else (classes, *shape)
-    return Data(feeds, transforms, tuple(transforms.evaluate(inputs[None])[0].shape), output_shape, classes)
+    shape = tuple(transforms.evaluate(inputs[None])[0].shape)
+    return Data(feeds, transforms, shape, output_shape, classes, facts_of(splits, samples))
 
 
 def resident_bytes(device: torch.device) -> float:
@@ -227,7 +245,27 @@ def resident_bytes(device: torch.device) -> float:
     return min(free, torch.cuda.get_per_process_memory_fraction(device) * whole) / 4
 
 
-def _sample(part: Split, name: str) -> tuple[Tensor, Tensor]:
+def check_alike(samples: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Compare the shapes of all splits, given the first sample of each.
+
+    Raises:
+        DataError: they differ.
+    """
+    for name, sample in samples.items():
+        for what, ours, theirs in zip(("inputs", "targets"), sample, samples["train"], strict=True):
+            if ours.shape != theirs.shape:
+                raise DataError(
+                    f"the {name} {what} have shape {tuple(ours.shape)} a sample, "
+                    f"the training ones {tuple(theirs.shape)}"
+                )
+
+
+def first_sample(part: Split, name: str) -> tuple[Tensor, Tensor]:
+    """The first input and target of a split.
+
+    Raises:
+        DataError: there is none, or it is nothing that a batch can be made of.
+    """
     if isinstance(part, tuple):
         return part[0][0], part[1][0]
     dataset: Any = part.dataset if isinstance(part, DataLoader) else part
@@ -261,6 +299,24 @@ def _fit(transforms: Transforms, train: Split) -> None:
         transforms.fit(
             torch.stack([torch.as_tensor(x) for x, _ in pairs]), torch.stack([torch.as_tensor(y) for _, y in pairs])
         )
+
+
+def _take(transforms: Transforms, statistics: Mapping[str, Tensor], sample: tuple[Tensor, Tensor]) -> None:
+    """Take over statistics, and see on a sample whether they are of such data."""
+    try:
+        transforms.load_state_dict(dict(statistics))
+    except RuntimeError as error:
+        odd = sorted(transforms.state_dict().keys() ^ statistics.keys())
+        what = f"only one of the two has {', '.join(odd)}" if odd else str(error)
+        raise CheckpointError(
+            f"the checkpoint's transforms are not those of this config: {what}; take the transform=… it was trained "
+            "with"
+        ) from error
+    try:
+        transforms.evaluate(sample[0][None])
+        transforms.targets(sample[1][None])
+    except (ValueError, RuntimeError) as error:
+        raise DataError(f"the data is not of the kind the checkpoint's transforms were fitted to: {error}") from error
 
 
 def _classes(splits: Mapping[str, Split]) -> int | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
     TensorDataset,
+    default_collate,
 )
 
 from accelerator.errors import DataError
@@ -24,6 +27,23 @@ SPLITS = ("train", "val", "test")
 
 # In memory: (inputs, targets), sample dimension first. Otherwise a map-style dataset, or a loader to imitate.
 Split = tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
+
+LOOKED_AT = 64  # rows of a split that its digest is made of
+EXAMPLES = 3
+
+
+class DataFacts(NamedTuple):
+    """What is told of a run's data beside its config.
+
+    Attributes:
+        digest: 16 hexadecimal digits; other data has another.
+        samples: in each split.
+        examples: reads the first inputs of the last split, before any transform, (count, …).
+    """
+
+    digest: str
+    samples: dict[str, int]
+    examples: Callable[[], Tensor]
 
 
 def as_splits(source: Any, fractions: Sequence[float], seed: int) -> dict[str, Split]:
@@ -54,6 +74,48 @@ def as_splits(source: Any, fractions: Sequence[float], seed: int) -> dict[str, S
     if splits.get("train") is None:
         raise DataError("there is no 'train' split")
     return {name: _in_memory(splits[name], name) for name in SPLITS if splits.get(name) is not None}
+
+
+def facts_of(splits: Mapping[str, Split], first: Mapping[str, tuple[Tensor, Tensor]]) -> DataFacts:
+    """What can be told of the data at a glance.
+
+    The digest is made of shapes, types and, of splits in memory, 64 rows spread over each: not all of a large set is
+    read, and of a dataset on disk, whose samples may be drawn at random, no values.
+
+    Args:
+        splits: all of them.
+        first: the first sample of each.
+    """
+    digest = hashlib.sha256()
+    for name, part in splits.items():
+        digest.update(f"{name} {_count(part)}".encode())
+        for index, tensor in enumerate(first[name]):
+            digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+            if isinstance(part, tuple):
+                rows = torch.linspace(0, len(part[index]) - 1, min(LOOKED_AT, len(part[index]))).long()
+                values = part[index][rows.to(part[index].device)].cpu().contiguous()
+                digest.update(values.view(torch.uint8).numpy().tobytes())
+    last = list(splits.values())[-1]
+    # Rows in memory are copied, or the whole split would live as long as these facts.
+    examples = partial(Tensor.clone, first_inputs(splits)) if isinstance(last, tuple) else partial(first_inputs, splits)
+    return DataFacts(digest.hexdigest()[:16], {name: _count(part) for name, part in splits.items()}, examples)
+
+
+def first_inputs(splits: Mapping[str, Split], count: int = EXAMPLES) -> Tensor:
+    """The first inputs of the test split (the last there is), before any transform, (count, …)."""
+    part = list(splits.values())[-1]
+    if isinstance(part, tuple):
+        return part[0][:count].clone()
+    dataset = _dataset(part)
+    return default_collate([torch.as_tensor(dataset[index][0]) for index in range(min(count, len(dataset)))])
+
+
+def _count(part: Split) -> int:
+    return len(part[0]) if isinstance(part, tuple) else len(_dataset(part))
+
+
+def _dataset(part: Any) -> Any:
+    return part.dataset if isinstance(part, DataLoader) else part
 
 
 def _of_data_module(module: Any) -> dict[str, Any]:
@@ -143,15 +205,8 @@ def check_tensors(split: tuple[Tensor, Tensor], name: str) -> None:
     Raises:
         DataError: empty, of unequal lengths, or not finite (row and column of the first such value).
     """
-    inputs, targets = split
-    if len(inputs) == 0:
-        raise DataError(f"the {name} split is empty: inputs {tuple(inputs.shape)}, targets {tuple(targets.shape)}")
-    if len(inputs) != len(targets):
-        raise DataError(
-            f"the {name} split has {len(inputs)} inputs but {len(targets)} targets "
-            f"(shapes {tuple(inputs.shape)} and {tuple(targets.shape)})"
-        )
-    for what, tensor in (("inputs", inputs), ("targets", targets)):
+    check_lengths(split, name)
+    for what, tensor in zip(("inputs", "targets"), split, strict=True):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = (~torch.isfinite(tensor.flatten(1) if tensor.dim() > 1 else tensor[:, None])).nonzero()
             row, column = bad[0].tolist()
@@ -160,3 +215,19 @@ def check_tensors(split: tuple[Tensor, Tensor], name: str) -> None:
                 f"the {name} {what} hold {value.item()} at row {row}, column {column} "
                 f"({len(bad)} such values in {tensor.shape[0]} rows); clean the data or leave these rows out"
             )
+
+
+def check_lengths(split: tuple[Tensor, Tensor], name: str) -> None:
+    """Look at how many samples a split in memory has.
+
+    Raises:
+        DataError: none, or not as many targets as inputs.
+    """
+    inputs, targets = split
+    if len(inputs) == 0:
+        raise DataError(f"the {name} split is empty: inputs {tuple(inputs.shape)}, targets {tuple(targets.shape)}")
+    if len(inputs) != len(targets):
+        raise DataError(
+            f"the {name} split has {len(inputs)} inputs but {len(targets)} targets "
+            f"(shapes {tuple(inputs.shape)} and {tuple(targets.shape)})"
+        )
