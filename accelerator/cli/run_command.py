@@ -70,6 +70,43 @@ def run_command(arguments: list[str]) -> int:
     return exit_code_of(act, debug="--debug" in arguments)
 
 
+def tune_function_command(arguments: list[str]) -> int:
+    """``accelerator tune`` with ``--train-fn``; see `accelerator.cli.app.main` for the exit codes."""
+
+    def act() -> int:
+        parser = _parser("tune", "Search the hyperparameters of a train function.", _TUNE)
+        parser.add_argument("--n-trials", type=int, metavar="N", help="points to measure; as tuning.n_trials=N")
+        parser.add_argument("--backend", choices=("optuna", "ray"), help="as tuning.backend=…")
+        parser.add_argument("--workers", type=int, metavar="N", help="processes that measure; as tuning.workers=N")
+        options = parser.parse_intermixed_args([a for a in arguments if a != "--debug"])
+        flags = {"n_trials": options.n_trials, "backend": options.backend, "workers": options.workers}
+        options.overrides += [f"tuning.{key}={value}" for key, value in flags.items() if value is not None]
+        from accelerator.experiment.study import PRIMARY, FunctionStudy, as_plain
+
+        study = FunctionStudy(_experiment(options, "tune"), tuple(arguments))
+        silent = options.json
+        result = study.run(lambda outcome: None if silent else _print_trial(outcome, study.plan.objectives))
+        if options.json:
+            print(json.dumps(as_plain(result), indent=1, default=str))
+            return 0
+        from accelerator.cli.study_report import print_study
+        from accelerator.tracking.record import short
+
+        print_study(result.outcomes, study.plan, {PRIMARY: result.importances} if result.importances else {})
+        again = f"accelerator run {short(result.folder / 'best.yaml')} --train-fn {options.train_fn}"
+        for label, text in [("study", short(result.folder)), ("train it again", again), *result.where]:
+            print(f"{label:<17}{text}")
+        return 0
+
+    return exit_code_of(act, debug="--debug" in arguments)
+
+
+def _print_trial(outcome: Any, objectives: Any) -> None:
+    from accelerator.cli.study_report import line_of
+
+    print(line_of(outcome, objectives), flush=True)
+
+
 def load_config(file: Path | None, overrides: list[str]) -> ExperimentConfig:
     """The config of a file, with ``section.key=value`` in place of what it says.
 

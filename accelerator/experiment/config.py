@@ -18,24 +18,28 @@ class TuningConfig:
     """The section ``tuning``: how hyperparameters are searched.
 
     Attributes:
+        name: of the study and its folder; None: the experiment's.
         n_trials: points to measure.
+        direction: of the primary metric; the function's results must agree (``minimize``).
         space: what is tried, by hyperparameter; see `accelerator.tuning.search_space`.
         workers: processes that measure.
-        sampler: which chooses the points.
-        pruner: which stops those that are not worth going on with.
-        storage: where the study is kept; None: in its folder.
+        sampler: which chooses the points: a name, or ``{name: tpe, …}`` with arguments.
+        pruner: which stops those that are not worth going on with, likewise.
+        storage: where the study is kept: ``journal``, in its folder, or the URL of a database.
         retries: how often a trial is tried again whose process died.
         heartbeat: seconds between two signs of life of a worker.
         timeout: seconds after which no new trial begins.
         backend: ``optuna``, or ``ray`` for Ray Tune.
     """
 
+    name: str | None = None
     n_trials: int = 20
+    direction: Literal["minimize", "maximize"] = "minimize"
     space: dict[str, Any] = field(default_factory=dict)
     workers: int = 1
     sampler: str | dict[str, Any] = "tpe"
     pruner: str | dict[str, Any] = "none"
-    storage: str | None = None
+    storage: str = "journal"
     retries: int = 2
     heartbeat: float | None = 60.0
     timeout: float | None = None

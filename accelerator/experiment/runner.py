@@ -6,11 +6,11 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from accelerator.errors import AcceleratorError, Terminated
 from accelerator.experiment.config import ExperimentConfig
@@ -22,6 +22,11 @@ from accelerator.runtime.journal import Journal
 from accelerator.runtime.run_directory import CHECKPOINTS, ERROR, JOURNAL, RESULT, owned
 from accelerator.runtime.signals import stop_on_signals
 from accelerator.tracking.record import About, RunRecord, check_store
+from accelerator.tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    from accelerator.experiment.study import StudyResult
+    from accelerator.tuning.base import TrialOutcome
 
 FLUSH = 0.25  # seconds between two flushes of what the function logs
 
@@ -106,6 +111,7 @@ class Experiment:
         run_dir: Path | None = None,
         trial: Trial | None = None,
         overrides: tuple[str, ...] = (),
+        tracker: Callable[..., Tracker] = Tracker,
     ) -> Outcome:
         """Train once.
 
@@ -114,6 +120,7 @@ class Experiment:
             run_dir: a folder of its own; None: a new one below ``outputs/``.
             trial: of the study it is a part of.
             overrides: what was typed, for the record.
+            tracker: makes what keeps the record.
 
         Raises:
             ConfigError: device, framework or store cannot be had.
@@ -123,7 +130,7 @@ class Experiment:
         """
         config = replace(self.config, hyperparameters=merged(self.config.hyperparameters, hyperparameters or {}))
         run_dir = run_dir or new_folder()
-        recorded = self._recorded(config)
+        recorded = self.recorded(config)
         if trial is None:  # a study has looked for all of its trials
             check_store(recorded)
         tools = framework(config.framework)
@@ -155,7 +162,7 @@ class Experiment:
                 kind="run" if trial is None else "trial",
                 name=config.mlflow.run_name or (self.function_name if trial is None else context.trial_id),
             )
-            record = RunRecord(recorded, about, run_dir)
+            record = RunRecord(recorded, about, run_dir, tracker=tracker)
             record.open(journal, {"train_function": self.function_name, "trial": trial and trial.number})
             error = None
             try:
@@ -178,6 +185,21 @@ class Experiment:
         write_bytes(run_dir / RESULT, json.dumps(as_plain(outcome), indent=1).encode())
         self.record = record
         return outcome
+
+    def tune(self, told: Callable[[TrialOutcome], None] = lambda outcome: None) -> StudyResult:
+        """Search the hyperparameters as the config's section ``tuning`` says; the same call goes on with a study.
+
+        Args:
+            told: called with each trial that has ended.
+
+        Raises:
+            ConfigError: the space, the storage or the study in the folder is not what it has to be.
+            StudyError: no trial has run to its end.
+            Terminated: a signal stopped the study.
+        """
+        from accelerator.experiment.study import FunctionStudy
+
+        return FunctionStudy(self).run(told)
 
     @property
     def function_name(self) -> str:
@@ -207,7 +229,7 @@ class Experiment:
             path = Path(result.best_model_path).absolute()
             journal.event("artifact", path=str(path), artifact_path="model" if path.is_file() else f"model/{path.name}")
 
-    def _recorded(self, config: ExperimentConfig) -> dict[str, Any]:
+    def recorded(self, config: ExperimentConfig) -> dict[str, Any]:
         """The config as it is put on record: with the section that says where."""
         plain = asdict(config)
         tracking = plain.pop("mlflow") | {"experiment": self.name}
