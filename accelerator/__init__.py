@@ -6,7 +6,7 @@ from accelerator.utilities.base_registry import register
 
 if TYPE_CHECKING:
     from accelerator.cli.experiment import train
-    from accelerator.runtime.trained import load_model
+    from accelerator.tracking.model_sources import load_model
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_model", "register", "train"]
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return train
     if name == "load_model":
-        from accelerator.runtime.trained import load_model
+        from accelerator.tracking.model_sources import load_model
 
         return load_model
     raise AttributeError(f"module 'accelerator' has no attribute '{name}'")

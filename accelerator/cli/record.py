@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.checkpoint.meta_handler import fingerprint, read_meta
-from accelerator.runtime.run_directory import CHECKPOINTS
+from accelerator.runtime.run_directory import CHECKPOINTS, MODEL
 from accelerator.tracking.record import About, RunRecord, check_store, short
 from accelerator.tracking.tracker import Tracker
 
@@ -79,6 +79,12 @@ class Record(Callback):
             },
         )
 
+        if self.record.tracker is not None:
+            from accelerator.tracking.model_files import dataset_facts
+
+            if facts := dataset_facts(self.config, self.record.about.unresolved, context.data):
+                context.journal.event("dataset", facts=facts)
+
     def step_end(self, context: Context) -> None:
         """Take down a change: by a schedule, or because memory ran out."""
         if (now := context.engine.accumulate) != self._pieces and context.journal is not None:
@@ -95,6 +101,11 @@ class Record(Callback):
         if best is not None and error is None:
             for path in (best, best.with_suffix(".json")):
                 journal.event("artifact", path=str(path), artifact_path=CHECKPOINTS)
+        if self.record.tracker is not None and error is None:
+            from accelerator.runtime.model_folder import write_final_model
+
+            if write_final_model(context, self.config["tracking"]["model"]) is not None:
+                journal.event("model", path=MODEL)
         if context.finish_early and error is None:
             journal.event("tags", values={"ended_early": f"step {context.state.step}"})
         self.record.close(journal, error)

@@ -11,8 +11,11 @@ from typing import Any
 
 from accelerator.errors import ConfigError, Terminated
 from accelerator.runtime.journal import Journal
+from accelerator.runtime.model_manifest import check_formats
 from accelerator.runtime.run_directory import ERROR
 from accelerator.tracking import bridge, server
+from accelerator.tracking.artifact_stores import absolute, settle
+from accelerator.tracking.locations import locate
 from accelerator.tracking.masking import hide, secrets_of
 from accelerator.tracking.tracker import TrackedRun, Tracker
 
@@ -114,6 +117,7 @@ class RunRecord:
             run_name=tracking["run_name"] or self.name(),
             parent=about.parent,
             system_metrics=tracking["system_metrics"],
+            artifacts=absolute(tracking["artifacts"]) if tracking["artifacts"] else None,
         )
         self.tracker.start()
         if tracking["server"] == "auto":
@@ -182,6 +186,10 @@ def check_store(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"tracking.system_metrics={interval:g}: expected the seconds between two samples, at least 1, or null"
         )
+    check_formats(tracking["model"])
+    _, told = settle(tracking["artifacts"], locate(tracking["uri"]).uri, experiment_of(config))
+    if told:
+        log.warning("record: %s", told)
     for warning in preflight.check(tracking["uri"], experiment_of(config)):
         log.warning("record: %s", warning)
 

@@ -1,0 +1,196 @@
+"""One uploader for many runs: the trials of a study, each of which may last no longer than MLflow takes to import.
+
+Each run keeps its journal and its settings as it would alone; only the process that replays them is common. The runs of
+a `Fleet` announce themselves to it through a pipe, which their processes inherit; it follows up to `AT_ONCE` journals
+at a time, and ends when all that have been announced have arrived and the processes that could announce more are gone.
+
+``python -m accelerator.tracking.fleet --parent PID`` is that process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from accelerator.runtime.journal import Journal
+from accelerator.tracking import spool
+from accelerator.tracking.tracker import Status, TrackedRun, Tracker
+
+AT_ONCE = 8  # journals followed at the same time; of a run that has ended meanwhile nothing is lost
+LOG = "uploads.log"
+STALLED = 60.0  # seconds without any progress after which what is left stays spooled
+LOOK = 0.05  # seconds between two looks for progress at the end
+
+
+class Fleet:
+    """The common uploader, as the process that starts it and those it forks see it.
+
+    Args:
+        folder: where its log stands.
+        environment: of its process; see `Tracker.environment`.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.log = folder / LOG
+        self._announced: list[Path] = []
+        self._process: subprocess.Popen[bytes] | None = None
+        with suppress(OSError), self.log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
+                [sys.executable, "-m", "accelerator.tracking.fleet", "--parent", str(os.getpid())],
+                cwd="/",
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def announce(self, run_dir: Path) -> None:
+        """Have a run uploaded, from now until it says how it ended; from any process forked since."""
+        if self._process is None or self._process.stdin is None:
+            return
+        with suppress(OSError):  # it is gone: what it leaves stays in the journals
+            os.write(self._process.stdin.fileno(), f"{run_dir.absolute()}\n".encode())
+
+    def finish(self, runs: Sequence[Path], stalled: float = STALLED) -> list[Path]:
+        """Wait until everything has arrived, as long as something does.
+
+        Args:
+            runs: those announced.
+            stalled: seconds without progress that are borne.
+
+        Returns:
+            The runs of which something has not arrived.
+        """
+        if (process := self._process) is not None:
+            assert process.stdin is not None
+            process.stdin.close()
+            size, since = -1, time.monotonic()
+            while process.poll() is None and time.monotonic() - since < stalled:
+                if (now := self.log.stat().st_size) != size:
+                    size, since = now, time.monotonic()
+                time.sleep(LOOK)
+            process.kill()
+            process.wait()
+            self._process = None
+        return [run for run in runs if not arrived(run)]
+
+
+def arrived(run_dir: Path) -> bool:
+    """Whether a run's record is whole in MLflow, or it keeps none."""
+    if not (run_dir / spool.SETTINGS).exists():
+        return True
+    settings = spool.load(run_dir / spool.SETTINGS, spool.Settings)
+    state = spool.load(run_dir / spool.STATE, spool.State)
+    return settings is not None and spool.unsent(run_dir / settings.journal, state).nothing
+
+
+class FleetTracker(Tracker):
+    """A tracker that leaves the uploading to a fleet, and waits for nothing.
+
+    Args:
+        run_dir: the run directory.
+        fleet: the uploader; None leaves the record in the journal.
+        options: see `Tracker`.
+    """
+
+    def __init__(self, run_dir: Path, *, fleet: Fleet | None, **options: Any) -> None:
+        super().__init__(run_dir, **options)
+        self._fleet = fleet
+
+    def _start_uploader(self) -> None:
+        if self._fleet is not None:
+            self._fleet.announce(self.run_dir)
+
+    def finish(self, status: Status, timeout: float = 60.0) -> TrackedRun:
+        """Say how the run ended; the fleet tells what has not arrived."""
+        if self._result is None:
+            self.journal.event("status", value=status)
+            self.journal.flush()
+            state = spool.load(self.run_dir / spool.STATE, spool.State)
+            self._result = TrackedRun(
+                run_id=state.run_id if state else None,
+                experiment_id=state.experiment_id if state else None,
+                uri=self.settings.uri,
+                uploaded=True,
+                spooled_points=0,
+            )
+        return self._result
+
+
+def say_dead(run_dir: Path, journal: Path, why: str) -> None:
+    """Say in its stead how a run ended whose process died."""
+    if (run_dir / spool.SETTINGS).exists() and journal.exists():
+        with Journal(journal) as written:
+            written.event("tags", values={"error": why, "trial.state": "failed"})
+            written.event("status", value="FAILED")
+
+
+class _Ended:
+    """Whether the runs' processes are gone, as an `Uploader` asks for it."""
+
+    parent = 0  # there is one, and it is not for an uploader to follow
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def ended(self, wait: float = 0.0) -> bool:
+        return self._event.wait(wait) if wait else self._event.is_set()
+
+
+def upload(run_dir: Path, ended: Any) -> None:
+    """Upload one run; returns when it has said how it ended and all has arrived, or nothing more can be done."""
+    from filelock import FileLock
+
+    from accelerator.tracking.masking import MASK
+    from accelerator.tracking.uploader import Uploader
+
+    class OfAFleet(Uploader):
+        def _follow(self) -> None:
+            """What earlier runs have left behind is the study's own uploader's business."""
+
+    settings = spool.load(run_dir / spool.SETTINGS, spool.Settings)
+    if settings is None:
+        print(f"{run_dir} holds no record to upload", flush=True)
+        return
+    uri = os.environ.get("MLFLOW_TRACKING_URI", settings.uri) if MASK in settings.uri else settings.uri
+    try:
+        with FileLock(run_dir / spool.LOCK):
+            OfAFleet(run_dir, settings, uri, ended).upload()
+    except Exception as error:
+        print(f"{run_dir}: {type(error).__name__}: {error}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point: read folders of runs, one a line, and upload them."""
+    parser = argparse.ArgumentParser(prog="python -m accelerator.tracking.fleet", description=__doc__)
+    parser.add_argument("--parent", type=int, required=True, help="the process that started it")
+    parser.parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(5)
+    ended = _Ended()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for line in sys.stdin:
+            pool.submit(upload, Path(line.rstrip("\n")), ended)
+        ended.set()
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)
