@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelerator.errors import ConfigError, DataError, did_you_mean
+from domain.cross.data.mapped import MappedTable
 
 if TYPE_CHECKING:
     import pandas
@@ -25,8 +26,14 @@ Array = NDArray[Any]
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def read_pair(file: Path, inputs: Selection, targets: Selection) -> tuple[Array, Array]:
+def read_pair(file: Path, inputs: Selection, targets: Selection, *, finite: bool = True) -> tuple[Array, Array]:
     """The arrays that the two selections name in ``file``: numbers, finite, in the type they are stored in.
+
+    Args:
+        file: a .csv, .parquet, .npz or .npy.
+        inputs: what of it the network sees.
+        targets: what it predicts.
+        finite: refuse values that are missing, NaN or infinite.
 
     Returns:
         inputs and targets, each (rows, *sample); a single column has the shape (rows, 1).
@@ -36,6 +43,63 @@ def read_pair(file: Path, inputs: Selection, targets: Selection) -> tuple[Array,
             value is NaN or infinite; inputs and targets differ in length.
         ConfigError: a selection this kind of file cannot serve, or one column in both selections.
     """
+    check_file(file)
+    x, y = _READERS[file.suffix](file, inputs, targets, finite)
+    if len(x) != len(y):
+        raise DataError(f"{file}: inputs have {len(x)} rows and targets {len(y)}; each input needs its target")
+    if len(x) == 0:
+        raise DataError(f"data.path: {file} has no rows")
+    return x, y
+
+
+def finite_rows(*arrays: Array) -> Array:
+    """Which rows hold nothing but finite 32-bit numbers, in all of the arrays."""
+    good = np.ones(len(arrays[0]), dtype=bool)
+    for array in arrays:
+        if array.dtype.kind == "f":
+            good &= (np.abs(array) <= _LARGEST).reshape(len(array), -1).all(axis=1)
+    return good
+
+
+def open_table(file: Path, inputs: Selection, targets: Selection) -> MappedTable:
+    """The same columns of an .npy file, left on disk; what they hold is not looked at.
+
+    Raises:
+        DataError: there is no such file, or no table in it.
+        ConfigError: as `read_pair`.
+    """
+    check_file(file)
+    try:
+        stored = np.load(
+            file, mmap_mode="r", allow_pickle=False
+        )  # the header, and whether the file is as long as it says
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{file} cannot be read as npy: {error}") from error
+    shape, dtype = stored.shape, stored.dtype
+    if len(shape) < 2 or dtype.kind not in "biuf":
+        raise DataError(
+            f"{file}: the array has dtype {dtype} and shape {shape}; left on disk, rows and columns of real numbers "
+            "are needed"
+        )
+    if shape[0] == 0:
+        raise DataError(f"data.path: {file} has no rows")
+    x, y = (_column_numbers(file, selection, shape[1]) for selection in (inputs, targets))
+    _check_disjoint(x, y)
+    return MappedTable(file, x, y)
+
+
+def can_stay_on_disk(file: Path) -> bool:
+    """Whether this is an .npy whose rows can be read one by one."""
+    if file.suffix != ".npy" or not file.is_file():
+        return False
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False).ndim > 1
+    except (ValueError, OSError, EOFError):
+        return False  # whoever reads it whole will say what is wrong
+
+
+def check_file(file: Path) -> None:
+    """Refuse a file that is not there, empty, or of a kind nobody reads."""
     if not file.is_file():
         folder = file.parent
         if not folder.is_dir():
@@ -46,15 +110,9 @@ def read_pair(file: Path, inputs: Selection, targets: Selection) -> tuple[Array,
         raise DataError(f"data.path: {file} is of an unknown kind '{file.suffix}'; use one of {', '.join(_READERS)}")
     if file.stat().st_size == 0:
         raise DataError(f"data.path: {file} is empty")
-    x, y = _READERS[file.suffix](file, inputs, targets)
-    if len(x) != len(y):
-        raise DataError(f"{file}: inputs have {len(x)} rows and targets {len(y)}; each input needs its target")
-    if len(x) == 0:
-        raise DataError(f"data.path: {file} has no rows")
-    return x, y
 
 
-def _read_table(file: Path, inputs: Selection, targets: Selection) -> tuple[Array, Array]:
+def _read_table(file: Path, inputs: Selection, targets: Selection, finite: bool) -> tuple[Array, Array]:
     import pandas
 
     try:
@@ -67,23 +125,27 @@ def _read_table(file: Path, inputs: Selection, targets: Selection) -> tuple[Arra
     chosen = _names(inputs), _names(targets)
     _check_disjoint(*chosen)
     _check_known(file, "column", [*chosen[0], *chosen[1]], list(table.columns))
-    x, y = (np.stack([_column_values(file, pandas.Series(table[name])) for name in names], axis=1) for names in chosen)
+    x, y = (
+        np.stack([_column_values(file, pandas.Series(table[name]), finite) for name in names], axis=1)
+        for names in chosen
+    )
     return x, y
 
 
-def _column_values(file: Path, column: pandas.Series) -> Array:
+def _column_values(file: Path, column: pandas.Series, finite: bool) -> Array:
     import pandas
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     where = f"{file}: column '{column.name}'"
     missing = column.isna()
-    if missing.any():
+    if missing.any() and finite:
         raise DataError(f"{where} is empty or NaN in row {int(missing.argmax()) + 1}; fill or drop such rows")
     if is_bool_dtype(column):
         return column.to_numpy(dtype=np.int64)
     if is_numeric_dtype(column):
-        values = column.to_numpy()
-        _check_finite(where, values)
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan) if missing.any() else column.to_numpy()
+        if finite:
+            _check_finite(where, values)
         return values
     row = 0
     if column.dtype == object or isinstance(column.dtype, pandas.StringDtype):
@@ -94,12 +156,15 @@ def _column_values(file: Path, column: pandas.Series) -> Array:
     )
 
 
-def _read_npz(file: Path, inputs: Selection, targets: Selection) -> tuple[Array, Array]:
+def _read_npz(file: Path, inputs: Selection, targets: Selection, finite: bool) -> tuple[Array, Array]:
     chosen = _names(inputs), _names(targets)
     _check_disjoint(*chosen)
     with _opened(file) as stored:
         _check_known(file, "array", [*chosen[0], *chosen[1]], stored.files)
-        x, y = (_join(file, {key: _numeric(f"{file}: array '{key}'", stored[key]) for key in keys}) for keys in chosen)
+        x, y = (
+            _join(file, {key: _numeric(f"{file}: array '{key}'", stored[key], finite) for key in keys})
+            for keys in chosen
+        )
     return x, y
 
 
@@ -111,9 +176,9 @@ def _join(file: Path, arrays: dict[str, Array]) -> Array:
         raise DataError(f"{file}: the arrays {shapes} cannot be joined along their last dimension") from None
 
 
-def _read_npy(file: Path, inputs: Selection, targets: Selection) -> tuple[Array, Array]:
+def _read_npy(file: Path, inputs: Selection, targets: Selection, finite: bool) -> tuple[Array, Array]:
     with _opened(file) as stored:
-        array = _numeric(f"{file}: the array", stored)
+        array = _numeric(f"{file}: the array", stored, finite)
     chosen = (_column_numbers(file, selection, array.shape[1]) for selection in (inputs, targets))
     x, y = map(list, chosen)
     _check_disjoint(x, y)
@@ -151,11 +216,12 @@ def _opened(file: Path) -> Iterator[Any]:
             raise DataError(f"{file} cannot be read as {file.suffix[1:]}: {error}") from error
 
 
-def _numeric(where: str, array: Array) -> Array:
-    """The array as (rows, *sample), finite."""
+def _numeric(where: str, array: Array, finite: bool) -> Array:
+    """The array as (rows, *sample), finite if that is asked for."""
     if array.dtype.kind not in "biuf" or array.ndim == 0:
         raise DataError(f"{where} has dtype {array.dtype} and shape {array.shape}; rows of real numbers are needed")
-    _check_finite(where, array)
+    if finite:
+        _check_finite(where, array)
     if array.dtype.kind == "b":
         array = array.astype(np.int64)
     return array[:, None] if array.ndim == 1 else array

@@ -1,0 +1,1 @@
+"""What `accelerator analyze-data` and `accelerator analyze-model` find out, and the page they write."""
