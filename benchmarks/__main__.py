@@ -19,6 +19,8 @@ SECTIONS = {
     "peers": "Lightning and Accelerate",
     "default_run": "The default experiment",
     "checkpoint": "Saving a checkpoint",
+    "analysis": "A look at data that does not fit in memory",
+    "tracking": "The record of a run",
     "cascade": "A cascade against plain training",
     "multilevel.fno": "Fourier neural operators: modes and grid together",
     "multilevel.mlp": "Wide multilayer perceptrons",

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from accelerator.cli.compose import composer, plain
-from accelerator.cli.record import Record
+from accelerator.cli.record import About, Record
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.data.feed import InMemoryFeed
 from accelerator.runtime.run import execute
@@ -112,8 +112,9 @@ def _platform(data: Path, run_dir: Path, overrides: tuple[str, ...]) -> float:
     values = plain(config)
     run_dir.mkdir()
     clock = Clock()
+    record = Record(values, About("train", values, overrides), run_dir)
     with contextlib.redirect_stdout(io.StringIO()):
-        execute(values, run_dir, callbacks={"clock": clock, "record": Record(values, values, run_dir, overrides)})
+        execute(values, run_dir, callbacks={"clock": clock, "record": record})
     return clock.seconds
 
 

@@ -30,6 +30,7 @@ def about_of(command: str, composed: Composed, values: Mapping[str, Any]) -> Abo
     """
     from accelerator.cli.compose import plain
     from accelerator.cli.resume import computing, recorded
+    from accelerator.cli.schema import SECTIONS_OF
 
     parent = values["tracking"]["parent"]
     return About(
@@ -40,6 +41,7 @@ def about_of(command: str, composed: Composed, values: Mapping[str, Any]) -> Abo
         composed.files,
         Path(parent).absolute() if parent else composed.sweep,
         fingerprint=fingerprint(computing(values)),
+        left_out=[section for section, commands in SECTIONS_OF.items() if command not in commands],
     )
 
 

@@ -27,6 +27,16 @@ OPEN_SECTIONS = (
 )
 
 
+# Sections that a single command reads; they are no params of the others' runs.
+SECTIONS_OF = {
+    "acceleration": ("accelerate",),
+    "analysis": ("analyze-data", "analyze-model"),
+    "evaluate": ("evaluate",),
+    "sweep": (),
+    "tune": ("tune",),
+}
+
+
 @dataclass
 class TrainerConfig:
     """How long to train, and what is done on the way."""

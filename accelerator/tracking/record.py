@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class About:
         kind: of run; by default the command says it.
         name: of the run; by default its model and data say it.
         fingerprint: of what decides the result, for telling whether two configs compute the same.
+        left_out: sections of the config that are for other commands; they are no params of this run.
     """
 
     command: str
@@ -50,6 +51,7 @@ class About:
     kind: str | None = None
     name: str | None = None
     fingerprint: str = ""
+    left_out: Collection[str] = ()
 
 
 class RunRecord:
@@ -90,7 +92,7 @@ class RunRecord:
         if not tracking["enabled"]:
             return
         described = bridge.describe(
-            self.config,
+            {section: values for section, values in self.config.items() if section not in about.left_out},
             unresolved=about.unresolved,
             overrides=about.overrides,
             argv=["accelerator", about.command, *(["-m"] if about.kind == "sweep" else []), *about.overrides],
