@@ -1,8 +1,13 @@
-"""``python run_pipe.py [overrides]`` is ``accelerator train [overrides]``, for runs from a checkout."""
+"""For runs from a checkout: ``python run_pipe.py [overrides]`` is ``accelerator train [overrides]``.
+
+With ``pipeline=NAME`` among the overrides it is ``accelerator pipeline NAME [overrides]``.
+"""
 
 import sys
 
 from accelerator.cli.app import main
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    words = [word for argument in sys.argv[1:] for word in argument.removeprefix("--overrides=").split()]
+    command = "pipeline" if any(word.startswith("pipeline=") for word in words) else "train"
+    sys.exit(main([command, *sys.argv[1:]]))

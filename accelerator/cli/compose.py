@@ -30,10 +30,7 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 
 # What Hydra itself may build from a config: its launchers, sweepers and callbacks. Ours are built by
 # `accelerator.runtime.context.component`, which has a list of its own.
-HYDRA_MAY_BUILD = [
-    *("hydra._internal.core_plugins.*", "hydra_plugins.*", "accelerator.cli.sweep.SweepRecord"),
-    *("optuna.samplers.*", "optuna.storages.*"),  # of hydra/sweeper=optuna
-]
+HYDRA_MAY_BUILD = ["hydra._internal.core_plugins.*", "hydra_plugins.*", "accelerator.cli.sweep.SweepRecord"]
 
 # Sections of components, and mappings whose keys are the user's own.
 _OPEN_KEY = re.compile(

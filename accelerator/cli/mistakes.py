@@ -99,6 +99,8 @@ def _sentence(override: str, error: Exception, config: DictConfig) -> str:
         return (
             f"'{override}' cannot be read: {_first_line(error)}; write key=value, and quote what has spaces or commas"
         )
+    if key == "pipeline":
+        return f"{override}: a pipeline has a command of its own: accelerator pipeline {value}"
     group = aliases().get(key, key)
     cause: BaseException = error
     while isinstance(cause.__cause__, OmegaConfBaseException):

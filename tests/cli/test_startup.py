@@ -30,6 +30,7 @@ def test_help_imports_neither_torch_nor_hydra():
     ("arguments", "expected"),
     [
         (["train", "--help"], "multilevel_mlp"),
+        (["pipeline"], "Scanned digits"),
         (["train", "--cfg", "job"], "name: multilevel_mlp"),
         (["train", "--cfg", "job", "--resolve"], "T_max: 20"),
         (["train", "--info", "defaults"], "training_components/loss/mse"),
@@ -49,7 +50,7 @@ def test_completion_knows_commands_groups_options_and_keys(monkeypatch, capsys):
         assert main(["-sc", "query=bash"]) == 0
         return capsys.readouterr().out.split()
 
-    assert complete("accelerator tr") == ["train"]
+    assert complete("accelerator tra") == ["train", "tracking"]
     assert complete("accelerator train model=multi") == ["model=multilevel_mlp"]
     assert "loss=cross_entropy" in complete("accelerator train loss=")
     assert complete("accelerator train trainer.max_e") == ["trainer.max_epochs="]
