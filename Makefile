@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 # One thread for each test process: tests run side by side.
 TEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help run test check format test-slow test-faults test-gpu bench clean
+.PHONY: help run test check format test-slow test-faults test-gpu index bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ test-faults: $(VENV)/.installed-dev  ## all fault tests, the long ones too, and 
 
 test-gpu: $(VENV)/.installed-dev  ## the tests that need a CUDA device
 	$(TEST) -m gpu
+
+index: $(VENV)/.installed  ## write accelerator/component_index anew, from configs and signatures
+	$(BIN)/accelerator add --index
 
 bench: $(VENV)/.installed-bench  ## measure, beside its peers too, and write docs/benchmarks.md
 	$(BIN)/python -m benchmarks

@@ -1,6 +1,7 @@
 """What the tests of several folders share: a complete, tiny config."""
 
 import copy
+import sys
 from functools import cache
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from accelerator.cli.compose import composer, plain
 from accelerator.runtime.context.component import is_component
+from accelerator.utilities.base_registry import registries
 
 torch.set_num_threads(1)
 
@@ -55,3 +57,21 @@ def tiny_config():
 def composed():
     with composer() as compose:
         return plain(compose(TINY))
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty folder to work in; modules imported from below it, and what they registered, are forgotten again."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    names = {kind: dict(each._members) for kind, each in registries().items()}
+    yield folder
+    for kind, each in registries().items():
+        each._members.clear()
+        each._members.update(names[kind])
+    files = {name: str(getattr(module, "__file__", "")) for name, module in sys.modules.items()}
+    for name in (name for name, file in files.items() if file.startswith(str(tmp_path))):
+        del sys.modules[name]
+    sys.path_importer_cache.clear()

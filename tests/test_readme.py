@@ -1,4 +1,7 @@
-"""Every command of the README and of docs/multilevel.md runs as it stands there, on less data."""
+"""Every command of the README, docs/multilevel.md and docs/configuration.md runs as it stands there, on less data.
+
+docs/tutorial.md is one session: its commands run in order, and print what the page says.
+"""
 
 import re
 import shlex
@@ -11,7 +14,8 @@ import torch
 from accelerator.cli.app import main
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md").read_text() + (ROOT / "docs" / "multilevel.md").read_text()
+NAMES = ("README.md", "docs/multilevel.md", "docs/configuration.md")
+PAGES = "\n".join((ROOT / name).read_text() for name in NAMES)
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGES, re.DOTALL)
 COMMANDS = list(
     dict.fromkeys(
@@ -72,7 +76,7 @@ def test_there_are_commands_to_run():
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "resume=" not in c])
 def test_the_command_does_what_the_readme_says(command, capfd):
     arguments = shlex.split(command)[1:]
-    looks = {"--help", "--explain", "--dry-run"} & set(arguments)
+    looks = {"--help", "--explain", "--dry-run", "--cfg"} & set(arguments)
     code = main([*arguments, *([] if "--help" in looks else less(command))])
     printed = capfd.readouterr()
     if "mpl" in command:

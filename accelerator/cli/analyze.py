@@ -85,7 +85,8 @@ def _run(command: str, composed: Composed, values: Mapping[str, Any], look: Call
     from accelerator.tracking.masking import mask_arguments
 
     as_json = values["analysis"]["json"]
-    typed = mask_arguments(recorded(composed.overrides))
+    # Where this is recorded is no part of what is analyzed.
+    typed = [text for text in mask_arguments(recorded(composed.overrides)) if not text.startswith("tracking.")]
     reports: list[Report] = []
 
     def work(task: Task) -> None:

@@ -3,39 +3,63 @@
 from __future__ import annotations
 
 import logging
+import os
+import select
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from accelerator.errors import AcceleratorError, ConfigError, UserError
 
 
-def exit_code_of(act: Callable[[], int], *, debug: bool) -> int:
+def exit_code_of(act: Callable[[], int], *, debug: bool, runs_project: bool = True) -> int:
     """Act, and tell what went wrong.
 
     Args:
         act: the command; returns its exit code.
         debug: show where an error was raised.
+        runs_project: whether the command imports the project's modules. For one that only reads, none of them can
+            stand in for a module of ours or of the standard library.
 
     Returns:
         The exit code; see `accelerator.cli.app.main`.
     """
     try:
-        with working_directory_importable(), notices_in_a_line():
-            return act()
+        with working_directory_importable() if runs_project else nullcontext(), notices_in_a_line():
+            code = act()
+            sys.stdout.flush()
+            return code
     except AcceleratorError as error:
         report(error, debug=debug)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped at once", file=sys.stderr)
         return 130
+    except BrokenPipeError as error:
+        if not _nobody_reads():
+            traceback.print_exception(error)
+            return 1
+        return 0
     except Exception as error:
         # A fault of ours or of the user's code: its traceback is what helps.
         traceback.print_exception(error)
         return 1
+
+
+def _nobody_reads() -> bool:
+    """Whether what is printed has no reader any more (``| head``); what is left of it then goes nowhere."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    except (OSError, ValueError, AttributeError):  # it is no file, or the system has no poll
+        return False
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it when it ends
+    return gone
 
 
 def report(error: AcceleratorError, *, debug: bool) -> None:

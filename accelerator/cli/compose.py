@@ -21,9 +21,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from accelerator.cli.hydra_utils import resolvers
 from accelerator.cli.paths import packaged_configs
 from accelerator.cli.schema import OPEN_SECTIONS, RunConfig, TrackingConfig
 from accelerator.cli.yaml_traps import guarded
+from accelerator.errors import ConfigError
 
 CONFIG_NAME = "main"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
@@ -39,8 +41,9 @@ _OPEN_KEY = re.compile(
 
 
 def prepare() -> None:
-    """What every composition needs: the schema, and this process's number for the run directory's name."""
+    """What every composition needs: the schema, resolvers, this process's number for the run directory's name."""
     os.environ["ACCELERATOR_PID"] = str(os.getpid())
+    resolvers.register()
     ConfigStore.instance().store("schema", node=RunConfig, replace=True)
     ConfigStore.instance().store("tracking_schema", node=TrackingConfig, replace=True)
 
@@ -93,6 +96,17 @@ def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
     container = OmegaConf.to_container(OmegaConf.masked_copy(config, _keys(config)), resolve=resolve)
     assert isinstance(container, dict)
     return container  # pyright: ignore[reportReturnType]
+
+
+def check_present(config: DictConfig) -> None:
+    """See that no value of a closed section is missing; what components need is told with their signatures.
+
+    Raises:
+        ConfigError: names each that is.
+    """
+    missing = OmegaConf.missing_keys(OmegaConf.masked_copy(config, _keys(config)))
+    if closed := sorted(str(key) for key in missing if not is_open(str(key))):
+        raise ConfigError(f"{key} is required: set {key}=…" for key in closed)
 
 
 def composition(overrides: Sequence[str], name: str = CONFIG_NAME) -> list[dict[str, str]]:

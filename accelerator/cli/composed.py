@@ -6,17 +6,18 @@ What is common to all of them stands here: their flags, Hydra, sweeps, and every
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from os import rmdir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerator.cli.actions import Parser
-from accelerator.cli.command import exit_code_of, working_directory_importable
+from accelerator.cli.command import exit_code_of, notices_in_a_line, working_directory_importable
+from accelerator.cli.path_checks import check_paths
 from accelerator.errors import ConfigError, ConfigFileError, RunDirectoryError, Terminated
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from accelerator.runtime.run import Result
 
 PLACES = ("outputs", "multirun", "studies")  # where the folders of runs stand
+FAILURES = "failures.jsonl"  # in a sweep's folder while it runs: a line from each job that failed
 FLAGS = ("--help", "--explain", "--dry-run", "--debug")
 
 
@@ -88,7 +90,7 @@ class ComposedCommand:
         Raises:
             AcceleratorError: as the command line would report; the user's own exceptions pass through.
         """
-        from accelerator.cli.compose import COMPOSITION_ERRORS, composer, composition
+        from accelerator.cli.compose import COMPOSITION_ERRORS, check_present, composer, composition
         from accelerator.cli.mistakes import diagnose
         from accelerator.cli.resume import resolve
 
@@ -96,6 +98,7 @@ class ComposedCommand:
             raise ConfigError(
                 f"{self.name}({overrides!r}): expected a list of overrides, such as {overrides.split()!r}"
             )
+        check_paths(overrides)
         arguments = resolve(list(overrides))
         try:
             with working_directory_importable(), composer() as compose:
@@ -105,6 +108,7 @@ class ComposedCommand:
                 files = composition(arguments)
         except COMPOSITION_ERRORS as error:
             raise diagnose(arguments, error) from error
+        check_present(config)
         with working_directory_importable():
             return self.job(Composed(config, run_dir, arguments, choices, files))
 
@@ -112,11 +116,12 @@ class ComposedCommand:
 def _act(command: ComposedCommand, options: argparse.Namespace, arguments: list[str]) -> None:
     from yaml import YAMLError
 
-    from accelerator.cli.compose import COMPOSITION_ERRORS, composer, launch
+    from accelerator.cli.compose import COMPOSITION_ERRORS, check_present, composer
     from accelerator.cli.mistakes import check_flags, diagnose, located
     from accelerator.cli.resume import resolve
 
     check_flags(arguments, list(FLAGS))
+    check_paths(arguments)
     arguments = resolve(arguments)
     jobs = _Jobs(command)
     try:
@@ -129,11 +134,14 @@ def _act(command: ComposedCommand, options: argparse.Namespace, arguments: list[
                 raise ConfigError(f"accelerator {command.name} has no --dry-run: it is for accelerator train")
             with composer() as compose:
                 config = compose(arguments)
+            check_present(config)
             command.dry_run(config)
         else:
-            launch(jobs, [*arguments, f"hydra.job.name={command.name}"])
-            if jobs.raised:
-                raise jobs.raised[0]
+            if {"-m", "--multirun"}.intersection(arguments):
+                from accelerator.cli.hydra_utils.sweep_check import check_sweep
+
+                check_sweep(arguments, signatures=command.name == "train")
+            _launch(jobs, [*arguments, f"hydra.job.name={command.name}"])
     except COMPOSITION_ERRORS as error:
         raise diagnose(arguments, error) from error
     except YAMLError as error:
@@ -143,7 +151,7 @@ def _act(command: ComposedCommand, options: argparse.Namespace, arguments: list[
     except ConfigError as error:
         raise located(error, arguments) from error
     except SystemExit:
-        if jobs.raised and isinstance(jobs.raised[-1], Terminated):
+        if jobs.raised:
             raise jobs.raised[-1] from None
         raise
     except OSError as error:
@@ -156,22 +164,47 @@ def _act(command: ComposedCommand, options: argparse.Namespace, arguments: list[
         ) from error
 
 
+def _launch(jobs: _Jobs, arguments: Sequence[str]) -> None:
+    """Run the jobs; raises what they raised."""
+    from accelerator.cli.compose import COMPOSITION_ERRORS, launch
+    from accelerator.cli.sweep import LAST_FAILURES, JobsFailedError
+
+    LAST_FAILURES.clear()
+    other = None
+    try:
+        launch(jobs, arguments)
+    except COMPOSITION_ERRORS:
+        raise
+    except Exception as error:  # of a sweeper that had nothing to go on with, or a fault
+        other = error
+    if jobs.raised:
+        raise jobs.raised[0] from other
+    if LAST_FAILURES:  # of jobs in other processes
+        raise JobsFailedError(LAST_FAILURES) from other
+    if other is not None:
+        raise other
+
+
 class _Jobs:
-    """What Hydra calls for each job; remembers what they raised, for Hydra would print a report of its own."""
+    """What Hydra calls for each job; keeps what they raised to itself, for Hydra would print a report of its own.
+
+    A launcher may call a copy of it in another process: what is noted in the sweep's folder is for all of them.
+    """
 
     def __init__(self, command: ComposedCommand) -> None:
         self.command = command
         self.started: list[Path] = []
         self.raised: list[BaseException] = []
+        self.process = os.getpid()
         self.__name__ = command.name
 
     def __call__(self, config: DictConfig) -> float | None:
-        """Run the job; returns the objective of a sweep."""
+        """Run the job; returns the objective of a sweep, None if the job failed."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
         from omegaconf import OmegaConf
 
-        from accelerator.cli.compose import composition
+        from accelerator.cli.compose import check_present, composition
         from accelerator.cli.resume import recorded
 
         hydra = HydraConfig.get()
@@ -179,20 +212,44 @@ class _Jobs:
         choices: Any = OmegaConf.to_container(hydra.runtime.choices)
         self.started.append(Path(hydra.runtime.output_dir))
         sweep = Path(hydra.sweep.dir).absolute() if hydra.mode is not RunMode.RUN else None
+        here = os.getpid() == self.process
         if sweep is not None:
-            print(f"job {hydra.job.num}: {shlex.join(recorded(overrides))}")
+            if config.sweep.on_error == "stop" and (sweep / FAILURES).exists():  # in another process
+                return None
+            print(f"job {hydra.job.num}: {shlex.join(recorded(overrides))}", flush=True)
         try:
-            composed = Composed(config, self.started[-1], overrides, choices, composition(overrides), sweep)
-            result = self.command.job(composed)
+            with nullcontext() if here else told_here():
+                with removed_if_unused(self.started[-1]):
+                    check_present(config)
+                composed = Composed(config, self.started[-1], overrides, choices, composition(overrides), sweep)
+                result = self.command.job(composed)
         except BaseException as error:
             self.raised.append(error)
-            if hydra.mode is RunMode.RUN:
+            if sweep is None:
                 return None
-            if isinstance(error, Terminated):
+            self._failed(config, sweep, hydra.job.num, recorded(overrides), error)
+            if here and (isinstance(error, Terminated) or config.sweep.on_error == "stop"):
                 # Hydra goes on with the next job after any Exception; a signal is meant for the sweep.
-                raise SystemExit(error.exit_code) from error
-            raise
+                raise SystemExit(getattr(error, "exit_code", 1)) from error
+            if not isinstance(error, Exception):
+                raise
+            return None
         return result.metrics.get(config.checkpoint.monitor)
+
+    def _failed(self, config: DictConfig, sweep: Path, job: int, overrides: list[str], error: BaseException) -> None:
+        from accelerator.cli.compose import plain
+        from accelerator.cli.sweep import note_failure
+        from accelerator.tracking.masking import secrets_of
+
+        secrets = secrets_of(plain(config), plain(config, resolve=False))
+        note_failure(sweep, job, overrides, error, secrets)
+
+
+@contextmanager
+def told_here() -> Iterator[None]:
+    """What a command has around it, for a job in a launcher's process."""
+    with working_directory_importable(), notices_in_a_line():
+        yield
 
 
 def _own_options(name: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -220,5 +277,5 @@ def removed_if_unused(run_dir: Path) -> Iterator[None]:
                 shutil.rmtree(run_dir)
                 for parent in list(run_dir.parents)[:2]:
                     if parent.name in PLACES or parent.parent.name in PLACES:
-                        rmdir(parent)
+                        os.rmdir(parent)
         raise

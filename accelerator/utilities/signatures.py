@@ -109,15 +109,18 @@ def trusted_signature(target: Callable[..., Any], path: str) -> Signature:
     texts = arguments_of(docstring)
     if inspect.isclass(target):
         texts |= arguments_of(inspect.getdoc(target.__init__) or "")
+    fields: Mapping[str, Any] = getattr(target, "__dataclass_fields__", {})
+    made = {name: field.default_factory for name, field in fields.items() if callable(field.default_factory)}
     parameters, open_ended = [], False
     for name, parameter in inspect.signature(target).parameters.items():
         open_ended |= parameter.kind is parameter.VAR_KEYWORD
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            empty, note = parameter.default is parameter.empty, parameter.annotation
+            note = parameter.annotation
+            default = made[name]() if name in made else parameter.default
             parameters.append(
                 Parameter(
                     name,
-                    REQUIRED if empty else _plain(parameter.default),
+                    REQUIRED if default is parameter.empty else _plain(default),
                     "" if note is parameter.empty else inspect.formatannotation(note),
                     positional=parameter.kind is parameter.POSITIONAL_OR_KEYWORD,
                 )

@@ -7,6 +7,7 @@ stands in it.
 from __future__ import annotations
 
 import ast
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,9 +58,14 @@ class Found(NamedTuple):
 
 
 class SourceCode:
-    """Reads modules, each once."""
+    """Reads modules, each once.
 
-    def __init__(self) -> None:
+    Args:
+        root: a project's folder, searched first, as if it were on the path.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root
         self._modules: dict[str, Module | None] = {}
 
     def module(self, name: str) -> Module | None:
@@ -69,7 +75,7 @@ class SourceCode:
             ConfigError: the file cannot be read as Python.
         """
         if name not in self._modules:
-            file = module_file(name)
+            file = module_file(name, self.root)
             self._modules[name] = None if file is None else Module(name, file, parse(file))
         return self._modules[name]
 
@@ -93,6 +99,15 @@ class SourceCode:
             raise ConfigError(f"'{path}' names no module: write package.module.{path}, or file.py:{path}")
         raise ConfigError(f"{path}: no source code of a module '{parts[0]}' is found here; install it or mend the path")
 
+    def names(self, module: Module, hops: int = 4) -> list[str]:
+        """The names that a module binds at its top, those of a ``from … import *`` too."""
+        found = bound_names(module.tree)
+        for node in _statements(module.tree.body) if hops else ():
+            if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
+                source = self.module(imported_from(module, node))
+                found += [] if source is None else self.names(source, hops - 1)
+        return found
+
     def _within(self, module: Module, parts: list[str], path: str) -> Found:
         found = self._attribute(module, parts[0], _HOPS)
         for part in parts[1:]:
@@ -110,7 +125,7 @@ class SourceCode:
                 f"{path} is made when {module.name} is imported, so its signature cannot be read from its source: "
                 "--trust imports it"
             )
-        known = [name for name in bound_names(module.tree) if not name.startswith("_")]
+        known = [name for name in self.names(module) if not name.startswith("_")]
         raise ConfigError(f"{path}: no '{parts[0]}' in {module.name}{did_you_mean(parts[0], known)}")
 
     def _attribute(self, module: Module, name: str, hops: int) -> Found | Module | None:
@@ -150,12 +165,20 @@ class SourceCode:
         return None if module is None else self._attribute(module, name, hops - 1)
 
 
-def module_file(name: str) -> Path | None:
-    """The source file of a module, found without importing it or the packages around it."""
+def module_file(name: str, root: Path | None = None) -> Path | None:
+    """The source file of a module, found without importing it or the packages around it.
+
+    Args:
+        name: dotted.
+        root: a folder that is searched before the path.
+    """
     head, *rest = name.split(".")
-    spec: ModuleSpec | None
+    path = sys.path if root is None else [str(root), *sys.path]
+    # As the interpreter does: a folder without __init__.py gives way to a package further down the path.
+    spec: ModuleSpec | None = PathFinder.find_spec(head, path)
     try:
-        spec = find_spec(head)
+        if spec is None or spec.origin is None:
+            spec = find_spec(head) or spec
     except (ValueError, ImportError):
         return None
     at = head

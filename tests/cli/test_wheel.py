@@ -61,6 +61,27 @@ def test_the_installed_wheel_trains_from_an_empty_directory(clean_environment, t
     assert (empty / "mlflow.db").exists()
 
 
+def test_a_project_is_begun_and_trained_with_what_the_wheel_brings(clean_environment, tmp_path):
+    def accelerator(*arguments, folder=tmp_path):
+        done = subprocess.run(
+            [clean_environment / "accelerator", *arguments], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    accelerator("init", "mine")
+    project = tmp_path / "mine"
+    assert "component: mine.loss.scaled_error:scaled_error" in accelerator(
+        "add", "loss", "scaled_error", "--force", folder=project
+    )
+    accelerator("add", "model", "net", "--new", folder=project)
+    small = ["data.train=32", "data.val=8", "data.test=8", "data.grid=8", "trainer.max_epochs=1", "tracking=none"]
+    assert "test/loss" in accelerator("train", "experiment=first", "model=net", *small, folder=project)
+    counted = "from accelerator.cli.component_index import packaged_entries; print(len(packaged_entries()) > 50)"
+    shown = subprocess.run([clean_environment / "python", "-c", counted], capture_output=True, text=True, check=True)
+    assert shown.stdout == "True\n"
+
+
 def test_a_projects_own_configs_extend_the_packaged_ones(clean_environment, tmp_path):
     (tmp_path / "configs/model").mkdir(parents=True)
     (tmp_path / "configs/model/tiny.yaml").write_text("name: mlp\nhidden: [3]\n")

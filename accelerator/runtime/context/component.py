@@ -190,10 +190,14 @@ def _locate(path: str, key: str, imports: tuple[str, ...]) -> Callable[..., Any]
     own = own_packages(imports)
     allowed = (*ALLOWED_PREFIXES, *own)
     if not has_prefix(path, allowed):
-        package = path.split(".")[0]
+        module, package = path.rpartition(".")[0], path.split(".")[0]
+        if not module:
+            raise ConfigError(f"{key}._target_={path}: expected a dotted path, <package>.<module>.{path}")
+        near = did_you_mean(module, allowed, most=1, show=0)
+        own_one = "" if package == "torch" else f"; if it is your own, add it: imports=[{package}]"
         raise ConfigError(
             f"{key}._target_={path}: '{package}' is not among the packages a config may build from "
-            f"({', '.join(allowed)}); if it is your own, add it: imports=[{package}]"
+            f"({', '.join(allowed)}){near}{own_one}"
         )
     if has_prefix(path, REFUSED_PREFIXES) or ("._" in path and not has_prefix(path, own)):
         raise ConfigError(f"{key}._target_={path} is not for a config to build: name a public class or function")
