@@ -19,7 +19,19 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong, and where help is."""
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message and unknown.startswith("-"):
+            flag = unknown.split()[0].split("=")[0]
+            message = f"there is no flag {flag}{did_you_mean(flag, self.flags(), most=1, show=0)}"
         raise ConfigError(f"{message}; see {self.prog} --help")
+
+    def flags(self) -> list[str]:
+        """Its flags, and those of its actions."""
+        found = list(self._option_string_actions)
+        for action in self._actions:
+            for parser in action.choices.values() if isinstance(action.choices, dict) else ():
+                found += parser.flags() if isinstance(parser, Parser) else []
+        return found
 
 
 class Action(NamedTuple):

@@ -52,6 +52,9 @@ COMMANDS = {
     "add": Command(
         "write the YAML of a component into ./configs, or begin a new component", "accelerator.cli.add:add_command"
     ),
+    "list": Command(
+        "what can be named in a config, what it takes, where it lives", "accelerator.cli.list_command:list_command"
+    ),
     "configure": Command(
         "copy packaged configs into ./configs, to edit them", "accelerator.cli.configure:configure_command"
     ),
@@ -88,18 +91,33 @@ COMMANDS = {
         "accelerator.cli.mlflow_ui:ACTIONS",
     ),
     "verify": Command("try what a run needs, and say what works here", "accelerator.cli.verify:verify_command"),
+    "doctor": Command("see whether the machine and ./configs are in order", "accelerator.cli.doctor:doctor_command"),
+    "completion": Command("let a shell complete words by Tab", "accelerator.cli.completion_scripts:completion_command"),
     "gpu-info": Command("show the machine's GPUs", "accelerator.cli.machine:gpu_info_command"),
     "memory": Command("show how much of a GPU's memory a run may take", "accelerator.cli.machine:memory_command"),
 }
 
-_EPILOG = """examples:
+# The help has them in this order: first what a newcomer comes for.
+SECTIONS = {
+    "train": ("train", "tune", "pipeline", "run"),
+    "use what was trained": ("evaluate", "accelerate", "checkpoint", "model"),
+    "look at data and networks": ("analyze-data", "analyze-model"),
+    "look at what is on record": ("runs", "report", "mlflow-ui", "tracking"),
+    "make a project of your own": ("init", "list", "add", "configure", "status", "clean"),
+    "this machine": ("doctor", "verify", "gpu-info", "memory", "completion"),
+}
+
+_FLAGS = ("-h", "--help", "--version")
+
+_EXAMPLES = """examples:
   accelerator train                                   the default run: a cascade of networks on a Poisson problem
   accelerator train model=mlp optimizer.lr=0.01       another model, another learning rate
   accelerator train --explain                         every value, and the file it comes from
   accelerator train -m optimizer.lr=0.1,0.01          a sweep
-  accelerator train --help                            all flags and config groups
+  accelerator list model                              every model, and what it takes
   accelerator checkpoint list                         what the newest run has saved
-"""
+
+"accelerator COMMAND --help" tells more, with examples."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -111,19 +129,20 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="accelerator",
+        usage="accelerator COMMAND ...",
         description="Compose a PyTorch run from YAML, train it on any engine, keep its record.",
-        epilog=_EPILOG,
+        epilog=_commands() + _EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"accelerator {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
-    for name, command in COMMANDS.items():
-        commands.add_parser(name, help=command.summary, add_help=False)
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     # What follows the command is its own business: Hydra's flags and overrides look like nothing argparse knows.
     if argv and argv[0] in ("-sc", "--shell-completion"):
         return _complete(argv)
-    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-        print(f"error: there is no command '{argv[0]}'{did_you_mean(argv[0], COMMANDS)}", file=sys.stderr)
+    if argv and argv[0] not in (*COMMANDS, *_FLAGS):
+        what, known = ("flag", _FLAGS) if argv[0].startswith("-") else ("command", COMMANDS)
+        near = did_you_mean(argv[0], known, show=0) or "; accelerator --help lists what there is"
+        print(f"error: there is no {what} '{argv[0]}'{near}", file=sys.stderr)
         return UserError.exit_code
     chosen, rest = parser.parse_args(argv[:1]), argv[1:]
     if chosen.command is None:
@@ -135,29 +154,25 @@ def main(argv: list[str] | None = None) -> int:
     return _found(COMMANDS[chosen.command].act)(rest)
 
 
+def _commands() -> str:
+    """The commands by what they are for."""
+    width = max(map(len, COMMANDS))
+    lines = []
+    for title, names in SECTIONS.items():
+        lines += [title, *(f"  {name:<{width}}  {COMMANDS[name].summary}" for name in names), ""]
+    return "\n".join([*lines, ""])
+
+
 def _found(path: str) -> Any:
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)
 
 
 def _complete(argv: list[str]) -> int:
-    """Answer the shell: commands and actions are ours to know; what follows ``train`` is Hydra's."""
-    _program, *words = os.environ.get("COMP_LINE", "").split() or ["accelerator"]
-    if not words or (len(words) == 1 and not os.environ["COMP_LINE"].endswith(" ")):
-        print("\n".join(name for name in COMMANDS if name.startswith("".join(words))))
-        return 0
-    command = COMMANDS.get(words[0])
-    if command is not None and command.actions is not None:
-        typed = [*words[1:], *([""] if os.environ["COMP_LINE"].endswith(" ") else [])]
-        if len(typed) == 1:  # what follows the action are files
-            print("\n".join(name for name in _found(command.actions) if name.startswith(typed[0])))
-        return 0
-    if words[0] != "train":
-        return 0
-    os.environ["COMP_LINE"] = os.environ["COMP_LINE"].replace(f"{words[0]} ", "", 1)
-    from accelerator.cli.experiment import train_command
+    """Answer a shell, or do with Hydra's flag what Hydra does."""
+    from accelerator.cli.completion import complete_command
 
-    return train_command(argv)
+    return complete_command(argv)
 
 
 def entry() -> NoReturn:

@@ -57,6 +57,11 @@ def _train(composed: Composed) -> Result:
         with owned(job.run_dir) if distributed.rank() == 0 else nullcontext():
             if distributed.rank() == 0:
                 check_store(values)
+            if not (values["resume"] or values["load"] or values["tracking"]["parent"]) and distributed.rank() == 0:
+                from accelerator.cli.hydra_utils.logger import since_the_last_run
+
+                if told := since_the_last_run(values, about.unresolved, job.run_dir):
+                    print(told)
             if job.in_place and distributed.rank() == 0:
                 check_unchanged(values, about.unresolved, job.run_dir)
             engine = values["engine"]

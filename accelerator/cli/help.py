@@ -28,7 +28,14 @@ flags
   -i, --info defaults  print what was composed, in order (also: config, defaults-tree, searchpath, plugins)
   -cd DIR              a further folder of configs; ./configs is used by itself
   --hydra-help         Hydra's own help
-  -sc install=bash     tab completion (bash, zsh, fish): eval "$(accelerator train -sc install=bash)"
+
+examples:
+  accelerator train                                          the default: a cascade of networks on a Poisson problem
+  accelerator train experiment=digits trainer.max_epochs=5   a choice of options, and a value of your own
+  accelerator train -m optimizer.lr=0.1,0.01 seed=0,1        four runs, and a table of them
+  accelerator train resume=last                              go on where the newest run here stopped
+
+accelerator list KIND tells what each option takes; accelerator completion lets the shell complete all of this by Tab.
 
 groups"""
 

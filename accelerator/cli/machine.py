@@ -62,7 +62,13 @@ def gpu_info_command(arguments: list[str]) -> int:
     """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
 
     def act() -> int:
-        parser = _parser("gpu-info", "Show the machine's GPUs, and what torch makes of them.")
+        parser = _parser(
+            "gpu-info",
+            "Show the machine's GPUs, and what torch makes of them.",
+            "examples:\n"
+            "  accelerator gpu-info               a table\n"
+            "  accelerator gpu-info --json        for programs; [] without a GPU",
+        )
         options = parser.parse_args([a for a in arguments if a != "--debug"])
         found = gpus()
         if options.json:
@@ -107,6 +113,9 @@ def memory_command(arguments: list[str]) -> int:
             "Show how much of a GPU's memory a run may take, or what a limit would mean.\n\n"
             "In force is, in this order: memory.limit_gb of the config (engine=single_gpu; experiment.memory_limit_gb\n"
             "of accelerator run), the variable ACCELERATOR_GPU_MEMORY_GB, 24. 0 means all there is.",
+            "examples:\n"
+            "  accelerator memory                 the limit in force\n"
+            "  accelerator memory --limit 40      what 40 GB would leave on each GPU",
         )
         parser.add_argument("--show", action="store_true", help="show the limit in force (what happens without a flag)")
         parser.add_argument("--limit", type=float, metavar="GB", help="what this limit would leave on each GPU")
@@ -156,9 +165,12 @@ def _by_torch() -> list[Gpu]:
     return found
 
 
-def _parser(name: str, description: str) -> Parser:
+def _parser(name: str, description: str, epilog: str) -> Parser:
     parser = Parser(
-        prog=f"accelerator {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"accelerator {name}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print it for programs")
     return parser

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
     InterpolationResolutionError,
+    InterpolationToMissingValueError,
     OmegaConfBaseException,
     ValidationError,
 )
 
 from accelerator.cli.compose import COMPOSITION_ERRORS, aliases, composer, group_options, groups, plain
+from accelerator.cli.schema import RunConfig
 from accelerator.errors import ConfigError, did_you_mean
 
 # A file that sets a key nobody knows: Hydra tells it in words only.
 _IN_FILE = re.compile(r"In '(?P<file>[^']+)': Config(Key|Attribute)Error.*full_key: (?P<key>\S+)", re.DOTALL)
+# One that gives a value of another type, and one that gives a single value for a whole section.
+_TYPE_IN_FILE = re.compile(
+    r"In '(?P<file>[^']+)': ValidationError[^\n]*\n\s*(?P<told>[^\n]*)\n\s*full_key: *(?P<key>\S*)", re.DOTALL
+)
+_SECTION_IN_FILE = re.compile(r"Merge error: \w+ is not a subclass of (?P<section>\w+)Config\. value: (?P<value>.*)")
+
+# What a value can be taken from besides a key.
+_RESOLVERS = ("oc.env", "git", "now", "hydra", "oc.select", "oc.decode", "oc.create", "oc.deprecated")
 
 
 def diagnose(arguments: Sequence[str], error: Exception) -> ConfigError:
@@ -38,7 +49,8 @@ def diagnose(arguments: Sequence[str], error: Exception) -> ConfigError:
         try:
             config = compose([])
         except COMPOSITION_ERRORS as broken:
-            return ConfigError(f"the config does not compose: {reason(broken)}")
+            known = _dotted(asdict(RunConfig()))
+            return ConfigError(_in_file(broken, known) or f"the config does not compose: {reason(broken)}")
         for override in overrides:
             try:
                 config = compose([*good, _first_value(override)])
@@ -46,7 +58,7 @@ def diagnose(arguments: Sequence[str], error: Exception) -> ConfigError:
                 problems.append(_sentence(override, failed, config))
             else:
                 good.append(_first_value(override))
-        problems += _component_problems(config) if problems else [reason(error)]
+        problems += _component_problems(config) if problems else _interpolations(config) or [reason(error)]
     return ConfigError(problems)
 
 
@@ -57,9 +69,52 @@ def reason(error: BaseException) -> str:
         error = error.__cause__
         key = getattr(error, "full_key", None) or key
     if isinstance(error, InterpolationResolutionError):
-        return f"{key}: {_first_line(error)}; set the variable or the key it refers to"
+        return f"{key}: {_of_interpolation(error, str(key))}"
     text = str(error).split("\nAlias expansion:")[0].split("\nConfig search path:")[0].strip()
     return f"{key}: {_first_line(error)}" if key else re.sub(r"\s*\n\s*", " · ", text)
+
+
+def _of_interpolation(error: InterpolationResolutionError, key: str) -> str:
+    """Why a value that is to come from elsewhere does not, and what to do."""
+    told = _first_line(error)
+    root = error.parent_node._get_root() if error.parent_node is not None else None
+    if (ours := told.removeprefix("ConfigError raised while resolving interpolation: ")) != told:
+        return ours
+    if (found := re.search(r"Environment variable '(?P<name>[^']*)' not found", told)) is not None:
+        name = found["name"]
+        return f"the environment variable {name} is not set: export {name}=…, or give a default: ${{oc.env:{name},…}}"
+    if isinstance(error, InterpolationToMissingValueError):
+        return f"{told}: set that key"
+    if (found := re.fullmatch(r"Interpolation key '(?P<name>[^']*)' not found", told)) is not None:
+        known = _dotted(OmegaConf.to_container(root, resolve=False)) if isinstance(root, DictConfig) else []
+        near = did_you_mean(found["name"], known, most=1, show=0)
+        return f"there is no key '{found['name']}' to take its value from{near}"
+    if told.startswith("Recursive interpolation"):
+        around = " → ".join([*_circle(root, key), key])
+        return f"it takes its value from itself ({around}): give one of them a value of its own"
+    if (found := re.fullmatch(r"Unsupported interpolation type (?P<name>\S+)", told)) is not None:
+        return f"there is no interpolation ${{{found['name']}:…}}{did_you_mean(found['name'], _RESOLVERS)}"
+    return f"{told}; set the variable or the key it refers to"
+
+
+def _circle(root: Any, key: str) -> list[str]:
+    """The keys that lead from one back to itself, each taking its value from the next."""
+    found: list[str] = []
+    while isinstance(root, DictConfig) and key not in found:
+        found.append(key)
+        written = re.search(r"\$\{(?P<key>[\w.]+)\}", str(_written(root, key)))
+        if written is None:
+            break
+        key = written["key"]
+    return found
+
+
+def _written(root: DictConfig, key: str) -> Any:
+    """What stands under a key, before interpolation."""
+    node: Any = OmegaConf.to_container(root, resolve=False)
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
 
 
 def check_flags(arguments: Sequence[str], ours: Sequence[str]) -> None:
@@ -115,19 +170,51 @@ def _sentence(override: str, error: Exception, config: DictConfig) -> str:
             f"{override}: {reason(error)}; name a group by its whole path (override /training_components/loss: …) in a "
             "file that starts with the line '# @package _global_'"
         )
-    if isinstance(cause, ValidationError):
+    if isinstance(cause, ValidationError) and "is not a subclass of" in str(cause):
+        return f"{override}: {key} is a section, not a value: set one of its keys, {key}.…=…"
+    if isinstance(cause, ValidationError) and not _TYPE_IN_FILE.match(str(error)):
         return f"{override}: {_first_line(cause)} (its type is declared in accelerator/cli/schema.py)"
     known = [*_dotted(plain(config, resolve=False)), *groups(), *aliases()]
-    if found := _IN_FILE.match(str(error)):
-        file, wrong = found["file"], found["key"]
-        near = did_you_mean(wrong, known, most=1, show=0)
-        if wrong == file.split("/")[0]:
-            near = "; a file of this group starts with the line '# @package _global_'"
-        return f"{override}: configs/{file}.yaml sets '{wrong}', and there is no such key{near}"
+    if told := _in_file(error, known):
+        return f"{override}: {told}"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) or "Could not override" in str(error):
         wrong = (getattr(cause, "full_key", None) or key) if key in known else key
         return f"{override}: there is no key '{wrong}'{did_you_mean(wrong, known, most=1, show=0)}"
     return f"{override}: {reason(error)}"
+
+
+def _in_file(error: BaseException, known: Sequence[str]) -> str | None:
+    """What a config file has wrong: a key that nobody knows, or a value of another type; None if it is neither.
+
+    Args:
+        error: as the composition raised it.
+        known: keys there are.
+    """
+    if (found := _IN_FILE.match(str(error))) is not None:
+        file, wrong = found["file"], found["key"]
+        near = did_you_mean(wrong, known, most=1, show=0)
+        if wrong == file.split("/")[0]:
+            near = "; a file of this group starts with the line '# @package _global_'"
+        return f"configs/{file}.yaml sets '{wrong}', and there is no such key{near}"
+    if (found := _TYPE_IN_FILE.match(str(error))) is None:
+        return None
+    if (section := _SECTION_IN_FILE.match(found["told"])) is not None:
+        name = section["section"].lower()
+        return f"configs/{found['file']}.yaml sets {name} to {section['value']}: expected a mapping of its keys"
+    return f"configs/{found['file']}.yaml sets {found['key']}: {found['told']}"
+
+
+def _interpolations(config: DictConfig) -> list[str]:
+    """Every value that takes its own from where there is none; what only follows another such value is not told."""
+    broken: dict[str, str] = {}
+    for key in _dotted(plain(config, resolve=False)):
+        try:
+            OmegaConf.select(config, key)
+        except OmegaConfBaseException as error:
+            broken[key] = reason(error)
+    follows = {key: re.findall(r"\$\{([\w.]+)\}", str(_written(config, key))) for key in broken}
+    first = [key for key in broken if not any(other in broken for other in follows[key])]
+    return [broken[key] for key in first or list(broken)[:1]]  # a circle is told once
 
 
 def _component_problems(config: DictConfig) -> list[str]:

@@ -215,6 +215,20 @@ ACTIONS = {
   accelerator mlflow-ui --port 8080
   MLFLOW_AUTH_ADMIN_PASSWORD=… accelerator mlflow-ui --host 0.0.0.0     for others too, with a login""",
     ),
-    "status": Action("tell whether a server runs, and where", "accelerator.cli.mlflow_ui:status", _status),
-    "stop": Action("end the server with all its processes", "accelerator.cli.mlflow_ui:stop", _uri),
+    "status": Action(
+        "tell whether a server runs, and where",
+        "accelerator.cli.mlflow_ui:status",
+        _status,
+        """examples:
+  accelerator mlflow-ui status                                of the store here
+  accelerator mlflow-ui status --uri sqlite:///other/mlflow.db""",
+    ),
+    "stop": Action(
+        "end the server with all its processes",
+        "accelerator.cli.mlflow_ui:stop",
+        _uri,
+        """examples:
+  accelerator mlflow-ui stop                                  of the store here
+  accelerator mlflow-ui stop --uri sqlite:///other/mlflow.db""",
+    ),
 }

@@ -90,7 +90,14 @@ def _delete(parser: ArgumentParser) -> None:
 
 
 ACTIONS = {
-    "list": Action("the models of the store", "accelerator.cli.model_look:list_models", _store),
+    "list": Action(
+        "the models of the store",
+        "accelerator.cli.model_look:list_models",
+        _store,
+        """examples:
+  accelerator model list                                       each model, its versions and aliases
+  accelerator model list --json | jq keys""",
+    ),
     "show": Action(
         "the versions of a model, or all that is known of one",
         "accelerator.cli.model_look:show",
@@ -135,11 +142,18 @@ champion, Staging the challenger, Archived the previous one; --stage sets anothe
   accelerator model load digits/3 -o digits                    everything, MLmodel and requirements too""",
     ),
     "delete-alias": Action(
-        "remove an alias; its version stays", "accelerator.cli.model_change:delete_alias", _delete_alias
+        "remove an alias; its version stays",
+        "accelerator.cli.model_change:delete_alias",
+        _delete_alias,
+        """examples:
+  accelerator model delete-alias digits@challenger             nothing is the challenger any more""",
     ),
     "delete": Action(
         "remove a version, or a name with all of them; runs and their models stay",
         "accelerator.cli.model_change:delete",
         _delete,
+        """examples:
+  accelerator model delete digits/3                            one version
+  accelerator model delete digits                              the name, with all of its versions""",
     ),
 }

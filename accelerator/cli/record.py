@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerator.cli.hydra_utils.monitor import Monitor
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.checkpoint.meta_handler import fingerprint, read_meta
 from accelerator.runtime.run_directory import CHECKPOINTS, MODEL
@@ -63,14 +64,13 @@ class Record(Callback):
     ) -> None:
         self.config = config
         self.record = RunRecord(config, about, run_dir, tracker=tracker)
-        self._pieces: int | None = None
 
     def run_start(self, context: Context) -> None:
         """Open it."""
         from accelerator.cli.load import lineage
 
         assert context.journal is not None
-        self._pieces = context.engine.accumulate
+        self._monitor = Monitor(context)
         self.record.open(
             context.journal,
             {
@@ -88,12 +88,8 @@ class Record(Callback):
                 context.journal.event("dataset", facts=facts)
 
     def step_end(self, context: Context) -> None:
-        """Take down a change: by a schedule, or because memory ran out."""
-        if (now := context.engine.accumulate) != self._pieces and context.journal is not None:
-            context.journal.event(
-                "change", name="trainer.accumulate", was=self._pieces, now=now, step=context.state.step
-            )
-            self._pieces = now
+        """Take down what changed: by a schedule, or because memory ran out."""
+        self._monitor.look()
 
     def run_end(self, context: Context) -> None:
         """Log the best checkpoint, and close it."""

@@ -10,7 +10,7 @@ from accelerator.runtime.run_directory import CHECKPOINTS
 from accelerator.tracking import spool
 
 # Where runs stand below the working directory, unless hydra.run.dir or hydra.sweep.dir says otherwise.
-PLACES = ("outputs/*/*", "multirun/*/*/*", "pipelines/*/*")
+PLACES = ("outputs/*/*", "multirun/*/*/*", "pipelines/*/*", "studies/*/*")
 
 SHORTEST_ID = 6  # digits; shorter words of them could be anything
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from accelerator.tracking.settings import TrackingConfig
+from accelerator.tuning.ray_settings import RayConfig
 
 # Sections that name a component: any argument of its constructor may be set there.
 OPEN_SECTIONS = (
@@ -120,6 +121,8 @@ class TuneConfig:
     heartbeat: float | None = 60.0  # seconds between two signs of life; a process that misses two is ended
     seed: int | None = 0  # of what the sampler draws; the trainings have the run's own seed
     timeout: float | None = None  # seconds after which no new trial begins
+    backend: Literal["optuna", "ray"] = "optuna"  # what starts the processes; the study is the same
+    ray: RayConfig = field(default_factory=RayConfig)
 
 
 @dataclass
@@ -127,6 +130,7 @@ class SweepConfig:
     """A sweep of accelerator train -m."""
 
     on_error: Literal["continue", "stop"] = "continue"  # whether a job that fails ends the sweep
+    vectorize: int | None = None  # jobs trained together in this process, at most: docs/sweeps.md; None: one by one
 
 
 @dataclass

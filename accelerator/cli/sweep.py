@@ -1,13 +1,15 @@
 """The record of a sweep: a run of its own, with one nested run a job, and a table of them at the end.
 
 Hydra builds `SweepRecord` (``hydra.callbacks`` in configs/main.yaml) and tells it when a multirun starts and ends,
-whichever launcher runs the jobs; what became of a job is read off its folder.
+whichever launcher runs the jobs; what became of a job is read off its folder, and off what failing jobs have noted.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from accelerator.cli.composed import FAILURES
+from accelerator.errors import AcceleratorError
 from accelerator.runtime.run_directory import JOURNAL, OVERRIDES, RESULT
 from accelerator.tracking import spool
 
@@ -34,6 +38,7 @@ class JobOutcome:
         metrics: its last values.
         run_id: of its record.
         seconds: it trained.
+        error: why it failed.
     """
 
     folder: Path
@@ -42,6 +47,56 @@ class JobOutcome:
     metrics: dict[str, float]
     run_id: str | None
     seconds: float | None
+    error: str | None = None
+
+
+class JobsFailedError(AcceleratorError):
+    """Jobs failed in processes of a launcher.
+
+    Args:
+        failures: as the jobs have noted them.
+    """
+
+    def __init__(self, failures: list[dict[str, Any]]) -> None:
+        first = failures[0]
+        what = "a job" if len(failures) == 1 else f"{len(failures)} jobs"
+        super().__init__(f"{what} of the sweep failed; job {first['job']}: {first['error']}")
+        self.exit_code = first["exit_code"]
+
+
+def note_failure(sweep: Path, job: int, overrides: list[str], error: BaseException, secrets: set[str]) -> None:
+    """Note that a job failed, for the process that leads the sweep; from any process.
+
+    Args:
+        sweep: its folder.
+        job: the job's number.
+        overrides: what it was composed with.
+        error: what it raised.
+        secrets: what must not stand in a file.
+    """
+    from accelerator.tracking.masking import hide, mask_arguments
+
+    text = str(error) if isinstance(error, AcceleratorError) else f"{type(error).__name__}: {error}"
+    noted = {
+        "job": job,
+        "overrides": mask_arguments(overrides),
+        "error": hide(text, secrets),
+        "exit_code": error.exit_code if isinstance(error, AcceleratorError) else 1,
+    }
+    sweep.mkdir(parents=True, exist_ok=True)
+    with (sweep / FAILURES).open("a") as file:  # a short line is appended whole, whoever else appends
+        file.write(json.dumps(noted, ensure_ascii=False) + "\n")
+
+
+def failures_in(sweep: Path) -> list[dict[str, Any]]:
+    """What failing jobs have noted, in the order of their numbers."""
+    file = sweep / FAILURES
+    lines = file.read_text().splitlines() if file.exists() else []
+    return sorted(map(json.loads, lines), key=lambda noted: noted["job"])
+
+
+# Of the sweep that has ended last in this process; Hydra gives its callbacks no other way to tell.
+LAST_FAILURES: list[dict[str, Any]] = []
 
 
 class SweepRecord(Callback):
@@ -56,11 +111,21 @@ class SweepRecord(Callback):
         self._journal: Any = None
         self._base: DictConfig | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A launcher's other process gets one that records nothing: the record is this process's."""
+        return {"_record": None, "_journal": None, "_base": None}
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Take down what is swept."""
+        logging.getLogger("hydra_plugins").setLevel(logging.CRITICAL)  # which jobs failed is told here
         self._folder = Path(config.hydra.sweep.dir).absolute()
+        (self._folder / FAILURES).unlink(missing_ok=True)
         overrides: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
         self._swept, self._fixed = _split(overrides)
+        # What a config file sweeps over, unless the command line sets it.
+        typed = {override.split("=", 1)[0].lstrip("+~") for override in overrides}
+        params = config.hydra.sweeper.get("params") or {}
+        self._swept |= {str(key): str(value) for key, value in params.items() if key not in typed}
         self._base = config
         if not str(config.hydra.launcher.get("_target_", "")).endswith("BasicLauncher"):
             self._open()
@@ -74,7 +139,9 @@ class SweepRecord(Callback):
     def _open(self) -> None:
         from accelerator.cli.compose import composition, plain
         from accelerator.cli.record import About, RunRecord
-        from accelerator.cli.resume import recorded
+        from accelerator.cli.resume import computing, recorded
+        from accelerator.cli.schema import SECTIONS_OF
+        from accelerator.runtime.checkpoint.meta_handler import fingerprint
         from accelerator.runtime.journal import Journal
 
         config = self._base
@@ -90,6 +157,8 @@ class SweepRecord(Callback):
             composition(self._fixed),
             Path(config.tracking.parent).absolute() if config.tracking.parent else None,
             kind="sweep",
+            fingerprint=fingerprint(computing(values)),
+            left_out=[section for section, commands in SECTIONS_OF.items() if config.hydra.job.name not in commands],
             name=f"sweep of {', '.join(self._swept)}" if self._swept else "sweep",
         )
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -102,9 +171,13 @@ class SweepRecord(Callback):
         monitor, mode = config.checkpoint.monitor, config.checkpoint.mode
         (self._folder / "multirun.yaml").unlink(missing_ok=True)
         jobs = outcomes(self._folder, self._swept)
+        LAST_FAILURES.extend(failures_in(self._folder))
+        (self._folder / FAILURES).unlink(missing_ok=True)
         if not jobs:
             self._close({}, jobs)
             return
+        if self._record is None:
+            _remove_if_empty(self._folder)
         best = best_of(jobs, monitor, mode)
         _print(jobs, best, monitor)
         measured = {"jobs": float(len(jobs)), "failed": float(sum(job.status != "FINISHED" for job in jobs))}
@@ -130,6 +203,15 @@ class SweepRecord(Callback):
             print(f"{label:<17}{text}")
 
 
+def _remove_if_empty(sweep: Path) -> None:
+    """A sweep none of whose jobs has begun leaves no folder behind."""
+    with suppress(OSError):
+        sweep.rmdir()
+        if sweep.parent.parent.name == "multirun":
+            sweep.parent.rmdir()
+            sweep.parent.parent.rmdir()
+
+
 class _Unfinished(Exception):  # noqa: N818 - what the record of the sweep says, raised by nobody
     pass
 
@@ -142,22 +224,34 @@ def outcomes(sweep: Path, swept: Mapping[str, str]) -> list[JobOutcome]:
         swept: the keys by which jobs differ.
     """
     found = []
+    failed = {str(noted["job"]): noted for noted in failures_in(sweep)}
     for folder in sorted((path.parent for path in sweep.glob(f"*/{JOURNAL}")), key=_number):
         result = json.loads((folder / RESULT).read_text()) if (folder / RESULT).exists() else {}
         overrides = list(OmegaConf.load(folder / OVERRIDES)) if (folder / OVERRIDES).exists() else []
         state = spool.load(folder / spool.STATE, spool.State)
         status = "FINISHED" if result else (state and state.closed) or "FAILED"
+        noted = failed.pop(folder.name, {})
         found.append(
             JobOutcome(
                 folder,
-                [text for text in map(str, overrides) if text.split("=", 1)[0].lstrip("+~") in swept],
+                _of(swept, overrides),
                 status,
                 result.get("metrics", {}),
-                result.get("run_id"),
+                result.get("run_id") or (state and state.run_id),
                 result.get("seconds"),
+                noted.get("error"),
             )
         )
-    return found
+    # A mistake in a job's config is told before anything is written.
+    for name, noted in failed.items():
+        overrides = _of(swept, noted["overrides"])
+        found.append(JobOutcome(sweep / name, overrides, "FAILED", {}, None, None, noted["error"]))
+    return sorted(found, key=lambda job: _number(job.folder))
+
+
+def _of(swept: Mapping[str, str], overrides: Iterable[Any]) -> list[str]:
+    """Those of a job's overrides by which it differs from others."""
+    return [text for text in map(str, overrides) if text.split("=", 1)[0].lstrip("+~") in swept]
 
 
 def best_of(jobs: list[JobOutcome], monitor: str, mode: str) -> JobOutcome | None:
@@ -170,7 +264,9 @@ def best_of(jobs: list[JobOutcome], monitor: str, mode: str) -> JobOutcome | Non
 
 
 def _print(jobs: list[JobOutcome], best: JobOutcome | None, monitor: str) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:  # a pipe has no width of its own: rows are not folded there
+        console = Console(highlight=False, soft_wrap=True, width=1000)
     table = Table("job", "", "status", monitor, "seconds", "run", title="Sweep", title_justify="left")
     for number, job in enumerate(jobs):
         value = job.metrics.get(monitor)
@@ -183,6 +279,9 @@ def _print(jobs: list[JobOutcome], best: JobOutcome | None, monitor: str) -> Non
             (job.run_id or "–")[:8],
         )
     console.print(table)
+    for number, job in enumerate(jobs):
+        if job.error:
+            console.print(f"job {number} failed: {job.error.splitlines()[0]}", markup=False)
 
 
 def _split(overrides: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -6,8 +6,8 @@ import importlib
 import json
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ _POSITIVE = (
     ("checkpoint", "every_epochs"),
     ("checkpoint", "every_steps"),
     ("checkpoint", "top_k"),
+    ("sweep", "vectorize"),
 )
 
 
@@ -78,7 +79,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         try:
             importlib.import_module(name)
         except Exception as error:
-            raise ConfigError(f"imports: {name} could not be imported: {type(error).__name__}: {error}") from error
+            raise ConfigError(_not_imported(name, error)) from error
     imports = tuple(config["imports"])
     offered = ("memory_limit_gb", "input_shape", "output_shape", "num_classes", "params")
     problems = []
@@ -104,6 +105,19 @@ def check_config(config: Mapping[str, Any]) -> None:
             problems.append(f"trainer.{key}={value}: expected a number above 0, or null for no clipping")
     if problems:
         raise ConfigError(problems)
+
+
+def _not_imported(name: str, error: Exception) -> str:
+    """Why one of the imports failed: at its root, where it is another module that fails."""
+    told = f"imports: {name} could not be imported: {type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0]:
+        here = [path.stem for path in Path.cwd().iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+        return f"{told}{did_you_mean(name, here, show=0)}; it is looked for in {Path.cwd()} and in what is installed"
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    where = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in where if "importlib" not in frame.filename and frame.filename != __file__]
+    return f"{told} ({own[-1].filename}, line {own[-1].lineno})" if own else told
 
 
 def _check_named(kind: str, sections: Mapping[str, Any], key: str, imports: tuple[str, ...]) -> list[str]:
@@ -143,6 +157,26 @@ def execute(
         AcceleratorError: any of this package's errors. The user's own exceptions pass through unchanged, after
             their traceback was written to ``error.txt``.
     """
+    context = opened(config, run_dir, resume=resume, fingerprint=fingerprint, commit=commit, callbacks=callbacks)
+    begin = time.perf_counter()
+    with stop_on_signals(context), closing(context):
+        context.callbacks("run_start", context)
+        train(context)
+        conclude(context)
+        seconds = time.perf_counter() - begin
+    return left(context, seconds)
+
+
+def opened(
+    config: Mapping[str, Any],
+    run_dir: Path,
+    *,
+    resume: Path | None = None,
+    fingerprint: str = "",
+    commit: str | None = None,
+    callbacks: Mapping[str, Callback] | None = None,
+) -> Context:
+    """Build a run, load the state it goes on from, and open its journal; see `execute` for arguments and errors."""
     saved = meta = None
     main = distributed.rank() == 0
     own = CheckpointHandler(run_dir / CHECKPOINTS)
@@ -167,33 +201,46 @@ def execute(
     if main:
         truncate(run_dir / JOURNAL, saved["journal"] if saved is not None and in_place else 0)
         context.journal = Journal(run_dir / JOURNAL)
-    begin = time.perf_counter()
-    with stop_on_signals(context):
+    return context
+
+
+@contextmanager
+def closing(context: Context) -> Iterator[None]:
+    """While inside, the run is on: what ends it is written down, and its callbacks are told."""
+    run_dir = context.run_dir
+    assert run_dir is not None
+    try:
+        yield
+    except BaseException as error:
+        context.error = error
+        if isinstance(error, Terminated):
+            where = f"saved up to step {context.state.step:,}; go on with: accelerator train resume={run_dir}"
+            error.args = (f"{error}; {where}",)
+        if not isinstance(error, AcceleratorError | KeyboardInterrupt):
+            _write_error(run_dir / ERROR, error)
+        context.callbacks("failed", context)
+        raise
+    finally:
         try:
-            context.callbacks("run_start", context)
-            train(context)
-            if context.checkpoints is not None:
-                context.checkpoints.wait()
-            if config["trainer"]["test"] and "test" in context.data.feeds:
-                test(context)
-            seconds = time.perf_counter() - begin
-        except BaseException as error:
-            context.error = error
-            if isinstance(error, Terminated):
-                where = f"saved up to step {context.state.step:,}; go on with: accelerator train resume={run_dir}"
-                error.args = (f"{error}; {where}",)
-            if not isinstance(error, AcceleratorError | KeyboardInterrupt):
-                _write_error(run_dir / ERROR, error)
-            context.callbacks("failed", context)
-            raise
+            context.callbacks("run_end", context)
         finally:
-            try:
-                context.callbacks("run_end", context)
-            finally:
-                if context.journal is not None:
-                    context.journal.close()
-    checkpoints = context.checkpoints
+            if context.journal is not None:
+                context.journal.close()
+
+
+def conclude(context: Context) -> None:
+    """What comes after the training: everything is on the disk, and the best of it is tested."""
+    if context.checkpoints is not None:
+        context.checkpoints.wait()
+    if context.config["trainer"]["test"] and "test" in context.data.feeds:
+        test(context)
+
+
+def left(context: Context, seconds: float) -> Result:
+    """What a run that ended well leaves behind, written into its folder too."""
+    checkpoints, run_dir = context.checkpoints, context.run_dir
     assert checkpoints is not None
+    assert run_dir is not None
     paths = checkpoints.paths()
     result = Result(
         metrics=dict(context.state.metrics),
@@ -205,7 +252,7 @@ def execute(
         seconds=seconds,
         run_id=context.run_id,
     )
-    if main:
+    if context.main:
         write_result(result)
     return result
 

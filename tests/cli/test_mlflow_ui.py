@@ -145,7 +145,7 @@ def test_of_a_server_elsewhere_the_links_are_printed_and_nothing_is_started(stor
         (["--uri", "http://127.0.0.1:1"], "http://127.0.0.1:1 cannot be reached: Connection refused"),
         (["--uri", "databricks"], "databricks has pages of its own, and there is no server to start"),
         (["sart"], "there is no action 'sart' — did you mean 'start'"),
-        (["--prot", "1"], "unrecognized arguments: --prot 1; see accelerator mlflow-ui --help"),
+        (["--prot", "1"], "there is no flag --prot — did you mean '--port'?; see accelerator mlflow-ui --help"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(folder, capsys, arguments, told):

@@ -1,6 +1,7 @@
 """A sweep on record: a run of its own, with a nested run a job, and what became of them."""
 
 import json
+import re
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -97,3 +98,83 @@ def test_what_all_jobs_share_is_without_what_is_swept():
     assert list(swept) == ["optimizer.lr", "model", "training_components/loss"]
     assert fixed == ["seed=3"]
     assert sweep._without(values, swept) == {"optimizer": {"name": "adam"}}
+
+
+def summary_in(folder):
+    (file,) = folder.glob("multirun/*/*/sweep.json")
+    return json.loads(file.read_text())
+
+
+UNTRACKED = [*SMALL[:-1], "tracking=none"]
+RATES = "optimizer.lr=0.1,1e30,0.01"
+
+
+@pytest.mark.parametrize(("on_error", "ran"), [("continue", ["0.1", "1e+30", "0.01"]), ("stop", ["0.1", "1e+30"])])
+def test_whether_a_failing_job_ends_the_sweep_is_asked_for(folder, capfd, on_error, ran):
+    assert main(["train", "-m", *UNTRACKED, RATES, f"sweep.on_error={on_error}"]) == 1
+    said = capfd.readouterr()
+    assert re.findall(r"^job \d: .*optimizer\.lr=(\S+)", said.out, re.MULTILINE) == ran
+    assert len(list(folder.glob("multirun/*/*/?/result.json"))) == len(ran) - 1
+    assert "job 1 failed: the loss is nan at step 2" in said.out
+    assert said.err.startswith("error: the loss is nan at step 2")
+    assert "Error executing job" not in said.err
+
+
+def test_a_value_no_job_could_run_with_is_told_before_the_first(folder, capfd):
+    assert main(["train", "-m", *UNTRACKED, "optimizer.momentum=0.5,much"]) == 3
+    assert "error: optimizer.momentum='much': expected float" in capfd.readouterr().err
+    assert list(folder.iterdir()) == []
+
+
+def test_a_job_whose_config_is_wrong_is_in_the_table(folder, capfd):
+    """What only the optimizer itself can tell: its signature takes any number."""
+    assert main(["train", "-m", *UNTRACKED, "optimizer.momentum=0.5,-1"]) == 3
+    said = capfd.readouterr()
+    assert "│ 1   │ optimizer.momentum=-1  │ failed" in said.out
+    assert "job 1 failed: optimizer: SGD: Invalid momentum value: -1" in said.out
+    assert not list(folder.glob("multirun/*/*/failures.jsonl"))
+
+
+def test_a_sweep_none_of_whose_jobs_has_begun_leaves_no_folder(folder):
+    assert main(["train", "-m", *UNTRACKED, "optimizer.momentum=few,much"]) == 3
+    assert list(folder.iterdir()) == []
+
+
+def test_jobs_in_processes_of_a_launcher_are_told_and_recorded(folder, capfd):
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    assert main(["train", "-m", *SMALL, "tracking.model=[]", *launcher, "optimizer.lr=0.1,1e30"]) == 1
+    parent, jobs = recorded(folder)
+    assert {lr: run.info.status for lr, run in jobs.items()} == {"0.1": "FINISHED", "1e+30": "FAILED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in jobs.values()} == {parent.info.run_id}
+    assert [job["status"] for job in summary_in(folder)] == ["FINISHED", "FAILED"]
+    said = capfd.readouterr()
+    assert "← best" in said.out
+    assert said.err.startswith("error: a job of the sweep failed; job 1: the loss is nan at step 2")
+    assert parent.info.status == "FAILED"
+
+
+@pytest.mark.parametrize("storage", ["journal:///kept.journal", "sqlite:///kept.db"])
+def test_hydras_optuna_sweeper_keeps_its_study(folder, capfd, storage):
+    import optuna
+
+    from accelerator.tuning.storage import open_journal, open_storage
+
+    typed = ["optimizer.lr=choice(0.01,1e30)", "optimizer.momentum=interval(0.1,0.5)", "checkpoint.mode=max"]
+    command = ["train", "-m", *UNTRACKED, "sweep=optuna", f"hydra.sweeper.storage={storage}", *typed]
+    command.append("hydra.sweeper.sampler.seed=3")
+    for number in (2, 1):
+        assert main([*command, f"hydra.sweeper.n_trials={number}"]) in (0, 1)
+    opened = open_journal("kept.journal") if "journal" in storage else open_storage(storage, folder)
+    study = optuna.load_study(study_name="sweep", storage=opened)
+    assert len(study.trials) == 3
+    # A batch size is fixed on the command line, so the file's is not tried.
+    assert {frozenset(trial.params) for trial in study.trials} == {frozenset(["optimizer.lr", "optimizer.momentum"])}
+    states = {float(trial.params["optimizer.lr"]): trial.state.name for trial in study.trials}
+    assert states.items() <= {0.01: "COMPLETE", 1e30: "FAIL"}.items()
+    assert study.direction is optuna.study.StudyDirection.MAXIMIZE
+    assert "Error executing job" not in capfd.readouterr().err
+
+
+def test_a_sweep_of_seeds_is_bundled(folder, capfd):
+    assert main(["train", "-m", *UNTRACKED, "sweep=seeds", "hydra.sweeper.params={seed:'0,1'}"]) == 0
+    assert "│ 1   │ seed=1 │ finished" in capfd.readouterr().out

@@ -122,7 +122,7 @@ PATHS = {
     "a name and a path": (["model._target_=torch.nn.Linear"], "both a name"),
     "an import that is not there": (
         ["imports=[g3_god]"],
-        "imports: g3_god could not be imported: ModuleNotFoundError: No module named 'g3_god' — did you mean 'g3_good'?",
+        "could not be imported: ModuleNotFoundError: No module named 'g3_god' — did you mean 'g3_good'?; it is looked",
     ),
     "an import that lacks another": (
         ["imports=[g3_outer]"],

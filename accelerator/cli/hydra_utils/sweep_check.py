@@ -1,0 +1,90 @@
+"""A look at a sweep before its first job: a mistake in the last of its values is told now, and not in hours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from accelerator.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+MOST = 40  # values that are looked at; a tenth of a second each
+
+
+def check_sweep(arguments: Sequence[str], *, signatures: bool) -> None:
+    """Compose a run with each swept value, the other keys at their first, and compare it with the components.
+
+    What a sweeper draws by itself (``interval(…)``, ``range(…)``) is not looked at.
+
+    Args:
+        arguments: the command line, with ``-m``.
+        signatures: compare with the components' signatures too, for commands that build them all.
+
+    Raises:
+        ConfigError: values that no job could run with.
+    """
+    from accelerator.cli.compose import COMPOSITION_ERRORS, composer, plain
+    from accelerator.cli.mistakes import diagnose, reason
+    from accelerator.runtime.run import check_config
+
+    variants = list(_variants(arguments))
+    if len(variants) < 2 and not any(argument.startswith("sweep.vectorize=") for argument in arguments):
+        return
+    problems: list[str] = []
+    refused: list[list[str]] = []
+    with composer() as compose:
+        for overrides in variants[:MOST]:
+            try:
+                config = compose(overrides)
+                if signatures:
+                    _check_launcher(config)
+                    check_config(plain(config))
+            except COMPOSITION_ERRORS:
+                refused.append(overrides)
+            except ConfigError as error:
+                problems += error.problems
+    for overrides in refused:
+        try:
+            with composer() as compose:
+                compose(overrides)
+        except COMPOSITION_ERRORS as error:
+            problems += diagnose(overrides, error).problems or [reason(error)]
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+
+
+def _check_launcher(config: DictConfig) -> None:
+    """Networks can be trained together in one process only."""
+    count, launcher = config.sweep.vectorize, str(config.hydra.launcher.get("_target_", ""))
+    if count is not None and not launcher.endswith("VectorizedBasicLauncher"):
+        raise ConfigError(
+            f"sweep.vectorize={count} trains jobs together in this process, {launcher.rpartition('.')[2]} runs them "
+            "elsewhere or one by one: leave out hydra/launcher=…, or sweep.vectorize"
+        )
+
+
+def _variants(arguments: Sequence[str]) -> list[list[str]]:
+    """The overrides of the first job, then with each further value of one key after the other."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    fixed: list[str] = []
+    swept: list[list[str]] = []
+    for argument in arguments:
+        if argument.startswith("-") or ("=" not in argument and not argument.startswith("~")):
+            continue
+        try:
+            parsed = OverridesParser.create().parse_override(argument)
+        except OverrideParseException:
+            return []  # told when the sweep is composed
+        if not parsed.is_sweep_override():
+            fixed.append(argument)
+        elif parsed.is_choice_sweep() and (key := argument.partition("=")[0]):
+            swept.append([f"{key}={value}" for value in parsed.sweep_string_iterator()])
+    first = [values[0] for values in swept]
+    found = [[*fixed, *first]]
+    for place, values in enumerate(swept):
+        found += [[*fixed, *first[:place], value, *first[place + 1 :]] for value in values[1:]]
+    return found
