@@ -16,9 +16,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from accelerator.tracking.tracker import Status, TrackedRun, Tracker
 AT_ONCE = 8  # journals followed at the same time; of a run that has ended meanwhile nothing is lost
 LOG = "uploads.log"
 STALLED = 60.0  # seconds without any progress after which what is left stays spooled
+ALONE = 300  # seconds it may go on when the study was killed
 LOOK = 0.05  # seconds between two looks for progress at the end
 
 
@@ -54,6 +55,10 @@ class Fleet:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Sent to a process that is no fork, it announces nothing: whoever has made it does.
+        return {**self.__dict__, "_process": None}
 
     def announce(self, run_dir: Path) -> None:
         """Have a run uploaded, from now until it says how it ended; from any process forked since."""
@@ -136,6 +141,10 @@ def say_dead(run_dir: Path, journal: Path, why: str) -> None:
             written.event("status", value="FAILED")
 
 
+# A SQLite file has one writer at a time: who waits for it here does not wait for it there, where waiting is polling.
+_ONE_WRITES = threading.Lock()
+
+
 class _Ended:
     """Whether the runs' processes are gone, as an `Uploader` asks for it."""
 
@@ -155,18 +164,37 @@ def upload(run_dir: Path, ended: Any) -> None:
     """Upload one run; returns when it has said how it ended and all has arrived, or nothing more can be done."""
     from filelock import FileLock
 
+    from accelerator.tracking.locations import sqlite_file
     from accelerator.tracking.masking import MASK
+    from accelerator.tracking.mlflow_run import MlflowRun
     from accelerator.tracking.uploader import Uploader
 
     class OfAFleet(Uploader):
+        """What is done for a single run and takes as long as all the rest is left out: its name says what was tried."""
+
         def _follow(self) -> None:
             """What earlier runs have left behind is the study's own uploader's business."""
+
+        def _event(self, run: MlflowRun, line: Mapping[str, Any]) -> None:
+            if line["event"] == "params":
+                run.log_params(line["values"])
+            else:
+                super()._event(run, line)
+
+        def _connect(self, search: bool) -> MlflowRun:
+            with turn:
+                return super()._connect(search)
+
+        def _drain(self, run: MlflowRun) -> None:
+            with turn:
+                super()._drain(run)
 
     settings = spool.load(run_dir / spool.SETTINGS, spool.Settings)
     if settings is None:
         print(f"{run_dir} holds no record to upload", flush=True)
         return
     uri = os.environ.get("MLFLOW_TRACKING_URI", settings.uri) if MASK in settings.uri else settings.uri
+    turn = _ONE_WRITES if sqlite_file(uri) is not None else nullcontext()
     try:
         with FileLock(run_dir / spool.LOCK):
             OfAFleet(run_dir, settings, uri, ended).upload()
@@ -178,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point: read folders of runs, one a line, and upload them."""
     parser = argparse.ArgumentParser(prog="python -m accelerator.tracking.fleet", description=__doc__)
     parser.add_argument("--parent", type=int, required=True, help="the process that started it")
-    parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(5)
@@ -187,6 +215,9 @@ def main(arguments: list[str] | None = None) -> int:
         for line in sys.stdin:
             pool.submit(upload, Path(line.rstrip("\n")), ended)
         ended.set()
+        if os.getppid() != options.parent:  # nobody waits, and nobody would end us if a store hangs
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(ALONE)
     return 0
 
 

@@ -128,7 +128,10 @@ class MlflowRun:
         own = self.client.get_run(self.run_id)
         if (before := self._before(own)) is None:
             return
-        found = difference(before.data.params, own.data.params)
+        # A section the run does not have at all is another command's, that of the study or the pipeline it is a part of.
+        sections = {key.split(".")[0] for key in own.data.params}
+        theirs = {key: value for key, value in before.data.params.items() if key.split(".")[0] in sections}
+        found = difference(theirs, own.data.params)
         tags = {"config.compared_with": before.info.run_id, "config.difference": as_text(found) or "none"}
         file.write_text(json.dumps({"compared_with": before.info.run_id, **found}, indent=1, ensure_ascii=False))
         self.log_tags(tags)

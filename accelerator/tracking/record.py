@@ -99,7 +99,7 @@ class RunRecord:
             choices=choices,
             tags={
                 "kind": about.kind or about.command,
-                "seed": self.config["seed"],
+                "seed": self.config.get("seed"),  # a sweep over seeds has none of its own
                 "group": tracking["group"],
                 "run_dir": str(self.run_dir),
                 "config.fingerprint": about.fingerprint or None,
