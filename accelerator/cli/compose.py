@@ -25,6 +25,7 @@ from accelerator.cli.hydra_utils import resolvers
 from accelerator.cli.paths import packaged_configs
 from accelerator.cli.schema import OPEN_SECTIONS, RunConfig, TrackingConfig
 from accelerator.cli.yaml_traps import guarded
+from accelerator.tuning.ray_settings import launcher_environment
 from accelerator.errors import ConfigError
 
 CONFIG_NAME = "main"
@@ -71,7 +72,7 @@ def launch(job: Callable[[DictConfig], Any], arguments: Sequence[str]) -> None:
     prepare()
     argv = [sys.argv[0], *opened(arguments)]
     # HYDRA_FULL_ERROR makes Hydra raise instead of printing a shortened traceback and exiting: we report ourselves.
-    environment = patch.dict(os.environ, HYDRA_FULL_ERROR="1")
+    environment = patch.dict(os.environ, HYDRA_FULL_ERROR="1", **launcher_environment(arguments))
     with patch.object(sys, "argv", argv), environment, guarded(packaged_configs()):
         hydra.main(config_path=str(packaged_configs()), config_name=CONFIG_NAME, execution_whitelist=HYDRA_MAY_BUILD)(
             job

@@ -1,0 +1,1 @@
+"""Several runs of one small network, trained together: their parameters are the rows of one tensor."""
