@@ -21,6 +21,7 @@ SECTIONS = {
     "checkpoint": "Saving a checkpoint",
     "analysis": "A look at data that does not fit in memory",
     "tracking": "The record of a run",
+    "vectorize": "Many small networks at once",
     "cascade": "A cascade against plain training",
     "multilevel.fno": "Fourier neural operators: modes and grid together",
     "multilevel.mlp": "Wide multilayer perceptrons",
@@ -28,6 +29,7 @@ SECTIONS = {
     "multilevel.transformer": "A character language model",
     "multilevel.cycles": "FAS cycles at equal work",
     "multilevel.matching": "Coarsening: matching, transfer, a change of level",
+    "tuning": "Tuning: what a trial costs beside its training",
 }
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks

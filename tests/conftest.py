@@ -59,19 +59,29 @@ def composed():
         return plain(compose(TINY))
 
 
+@pytest.fixture(autouse=True)
+def forgotten(tmp_path):
+    """Modules that a test wrote into its folder and imported, and what they registered, are forgotten after it."""
+    yield
+    files = {name: str(getattr(module, "__file__", None)) for name, module in list(sys.modules.items())}
+    gone = {name for name, file in files.items() if file.startswith(str(tmp_path))}
+    if not gone:
+        return
+    for each in registries().values():
+        for name, target in list(each._members.items()):
+            module = target.partition(":")[0] if isinstance(target, str) else target.__module__
+            if module in gone:
+                del each._members[name]
+    for name in gone:
+        del sys.modules[name]
+    sys.path_importer_cache.clear()
+
+
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """An empty folder to work in; modules imported from below it, and what they registered, are forgotten again."""
+    """An empty folder to work in."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    names = {kind: dict(each._members) for kind, each in registries().items()}
-    yield folder
-    for kind, each in registries().items():
-        each._members.clear()
-        each._members.update(names[kind])
-    files = {name: str(getattr(module, "__file__", "")) for name, module in sys.modules.items()}
-    for name in (name for name, file in files.items() if file.startswith(str(tmp_path))):
-        del sys.modules[name]
-    sys.path_importer_cache.clear()
+    return folder

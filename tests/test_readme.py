@@ -73,7 +73,7 @@ def test_there_are_commands_to_run():
     assert len(COMMANDS) >= 10
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "resume=" not in c])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "resume=" not in c and "load=" not in c])
 def test_the_command_does_what_the_readme_says(command, capfd):
     arguments = shlex.split(command)[1:]
     looks = {"--help", "--explain", "--dry-run", "--cfg"} & set(arguments)
@@ -98,6 +98,9 @@ def test_resume_goes_on_with_the_last_run(capfd):
     capfd.readouterr()
     assert main(shlex.split(command)[1:]) == 0
     assert "resumed after step 2" in capfd.readouterr().out
+    (command,) = (c for c in COMMANDS if "load=" in c)
+    assert main([*shlex.split(command)[1:], "trainer.max_epochs=1"]) == 0
+    assert "begins with" in capfd.readouterr().out
 
 
 def test_the_experiment_the_readme_writes_is_found(capfd):

@@ -25,8 +25,8 @@ from accelerator.cli.hydra_utils import resolvers
 from accelerator.cli.paths import packaged_configs
 from accelerator.cli.schema import OPEN_SECTIONS, RunConfig, TrackingConfig
 from accelerator.cli.yaml_traps import guarded
-from accelerator.tuning.ray_settings import launcher_environment
 from accelerator.errors import ConfigError
+from accelerator.tuning.ray_settings import launcher_environment
 
 CONFIG_NAME = "main"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)

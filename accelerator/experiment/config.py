@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from accelerator.errors import ConfigError, did_you_mean
 from accelerator.tracking.settings import TrackingConfig
+from accelerator.tuning.ray_settings import RayConfig
 
 MLflowConfig = TrackingConfig
 """The section ``mlflow``: the same keys as the section ``tracking`` of `accelerator train`."""
@@ -30,6 +31,7 @@ class TuningConfig:
         heartbeat: seconds between two signs of life of a worker.
         timeout: seconds after which no new trial begins.
         backend: ``optuna``, or ``ray`` for Ray Tune.
+        ray: with ``ray``: which cluster, and what of it a trial is given.
     """
 
     name: str | None = None
@@ -44,6 +46,7 @@ class TuningConfig:
     heartbeat: float | None = 60.0
     timeout: float | None = None
     backend: Literal["optuna", "ray"] = "optuna"
+    ray: RayConfig = field(default_factory=RayConfig)
 
 
 @dataclass

@@ -31,7 +31,7 @@ PLACE = "studies"
 PRIMARY = "primary_metric"
 BEST = "best.yaml"
 
-_NAMED = re.compile(r"[\w.+-]+")
+_NAMED = re.compile(r"[\w+-][\w.+-]*")  # not ".."
 
 
 @dataclass
@@ -113,6 +113,8 @@ class FunctionStudy:
             fleet = None
             if self.experiment.config.mlflow.enabled:
                 fleet = Fleet(self.folder, environment(locate(self.experiment.config.mlflow.uri)))
+                if self.section.backend == "ray":  # whose workers are no forks of this process
+                    tuner.began = lambda number: fleet.announce(self.folder / str(number))
             error = None
             try:
                 self._measure(tuner, fleet, journal, told)
@@ -130,16 +132,15 @@ class FunctionStudy:
         return result
 
     def _tuner(self) -> Any:
-        if self.section.backend == "ray":
+        section = self.section
+        options = (self.plan, self.folder, section.storage, _named(section.sampler), _named(section.pruner))
+        if section.backend == "ray":
             from accelerator.tuning.ray_tuner import RayTuner
 
-            return RayTuner(
-                self.plan, self.folder, sampler=_named(self.section.sampler), pruner=_named(self.section.pruner)
-            )
+            return RayTuner(*options, **vars(section.ray))
         from accelerator.tuning.optuna_tuner import OptunaTuner
 
-        section = self.section
-        return OptunaTuner(self.plan, self.folder, section.storage, _named(section.sampler), _named(section.pruner))
+        return OptunaTuner(*options)
 
     def _measure(self, tuner: Any, fleet: Fleet | None, journal: Journal, told: Callable[[TrialOutcome], None]) -> None:
         experiment, folder, mode = self.experiment, self.folder, self.section.direction
@@ -191,13 +192,12 @@ class FunctionStudy:
         path = self.folder / BEST
         write_bytes(path, (heading + yaml.safe_dump(config, sort_keys=False)).encode())
         journal.event("artifact", path=str(path), artifact_path=None)
-        if self.section.backend == "optuna":
-            from accelerator.tuning.pictures import draw, importances
+        from accelerator.tuning.pictures import draw, importances
 
-            result.importances = importances(tuner.study, [PRIMARY]).get(PRIMARY, {})
-            journal.metrics({f"importance/{key}": share for key, share in result.importances.items()}, 0)
-            for picture in draw(tuner.study, [PRIMARY], self.folder / PLOTS):
-                journal.event("artifact", path=str(picture), artifact_path=PLOTS)
+        result.importances = importances(tuner.study, [PRIMARY]).get(PRIMARY, {})
+        journal.metrics({f"importance/{key}": share for key, share in result.importances.items()}, 0)
+        for picture in draw(tuner.study, [PRIMARY], self.folder / PLOTS):
+            journal.event("artifact", path=str(picture), artifact_path=PLOTS)
         return result
 
     def _check_same(self, recorded: Mapping[str, Any]) -> None:

@@ -44,8 +44,8 @@ def table(folder, rows=300):
 
 
 def test_data_leaves_a_page_json_pictures_and_a_record(folder, capsys):
-    typed = [*table(folder), "data.targets=y", "engine.threads=1", "tracking.experiment=tests"]
-    assert main(["analyze-data", *typed]) == 0
+    typed = [*table(folder), "data.targets=y", "engine.threads=1"]
+    assert main(["analyze-data", *typed, "tracking.experiment=tests"]) == 0
     printed = capsys.readouterr().out
     assert "hold 1 NaN in 1 sample (a; sample " in printed
     start = next(line for line in printed.splitlines() if line.startswith("start with"))
