@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from accelerator.cli.compose import composer, plain
+from accelerator.cli.compose.compose import composer, plain
 from accelerator.cli.record import About, Record
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.data.feed import InMemoryFeed

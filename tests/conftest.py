@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 
-from accelerator.cli.compose import composer, plain
+from accelerator.cli.compose.compose import composer, plain
 from accelerator.runtime.context.component import is_component
 from accelerator.utilities.base_registry import registries
 

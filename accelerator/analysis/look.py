@@ -27,7 +27,7 @@ PARTS = ("inputs", "targets")
 
 @dataclass(frozen=True)
 class Options:
-    """What is looked for; see `accelerator.cli.schema.AnalysisConfig`."""
+    """What is looked for; see `accelerator.cli.compose.schema.AnalysisConfig`."""
 
     samples: int | None = None
     near_duplicates: int = 10_000

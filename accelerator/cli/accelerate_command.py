@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelerator.cli.composed import Composed, ComposedCommand, removed_if_unused
+from accelerator.cli.compose.composed import Composed, ComposedCommand, removed_if_unused
 
 if TYPE_CHECKING:
     from accelerator.cli.task import Task
@@ -22,7 +22,7 @@ def accelerate_command(arguments: list[str]) -> int:
 
 def _accelerate(composed: Composed) -> Result:
     """Do to the network what can fail, and only then begin the run that measures, writes and records."""
-    from accelerator.cli.compose import plain
+    from accelerator.cli.compose.compose import plain
     from accelerator.cli.load import check_folder, check_loaded, lineage
     from accelerator.cli.record import short
     from accelerator.cli.task import run_task

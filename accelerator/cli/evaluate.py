@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelerator.cli.composed import Composed, ComposedCommand, removed_if_unused
+from accelerator.cli.compose.composed import Composed, ComposedCommand, removed_if_unused
 
 if TYPE_CHECKING:
     from accelerator.cli.task import Task
@@ -19,7 +19,7 @@ def evaluate_command(arguments: list[str]) -> int:
 
 def _evaluate(composed: Composed) -> Result:
     """Build the run around its trained network, and measure it."""
-    from accelerator.cli.compose import plain
+    from accelerator.cli.compose.compose import plain
     from accelerator.cli.load import check_folder, check_loaded, check_not_accelerated, lineage
     from accelerator.cli.record import short
     from accelerator.cli.task import run_task

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerator.cli.composed import Composed, ComposedCommand, removed_if_unused
+from accelerator.cli.compose.composed import Composed, ComposedCommand, removed_if_unused
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -37,7 +37,7 @@ def train(overrides: Sequence[str] = ()) -> Result:
 
 def _train(composed: Composed) -> Result:
     """Check a composed config, train it in its folder, keep its record, and print where to look."""
-    from accelerator.cli.compose import plain
+    from accelerator.cli.compose.compose import plain
     from accelerator.cli.load import check_not_accelerated
     from accelerator.cli.record import about_of, check_store
     from accelerator.cli.resume import check_unchanged
@@ -143,7 +143,7 @@ def _agreed(job: Job) -> Job:
 def _dry_run(config: DictConfig) -> None:
     from rich.console import Console
 
-    from accelerator.cli.compose import plain
+    from accelerator.cli.compose.compose import plain
     from accelerator.runtime.run import check_config, dry_run
 
     values = plain(config)

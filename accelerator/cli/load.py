@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
-from accelerator.cli.runs import find, run_id
+from accelerator.cli.which_run import find, run_id
 from accelerator.errors import ConfigError, RunDirectoryError
 from accelerator.runtime.run_directory import OVERRIDES
 
@@ -29,7 +29,7 @@ def with_source(arguments: Sequence[str], wanted: str) -> list[str]:
     Raises:
         CheckpointError: there is no such run or file.
     """
-    from accelerator.cli.checkpoint_look import checkpoint_file
+    from accelerator.cli.checkpoint.look import checkpoint_file
 
     file = checkpoint_file(str(find(wanted, f"load={wanted}"))).absolute()
     kept = file.parent.parent / OVERRIDES

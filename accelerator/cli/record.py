@@ -14,7 +14,7 @@ from accelerator.tracking.record import About, RunRecord, check_store, short
 from accelerator.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
-    from accelerator.cli.composed import Composed
+    from accelerator.cli.compose.composed import Composed
     from accelerator.runtime.context.context import Context
     from accelerator.runtime.run import Result
 
@@ -29,9 +29,9 @@ def about_of(command: str, composed: Composed, values: Mapping[str, Any]) -> Abo
         composed: the job.
         values: its config, resolved, plain.
     """
-    from accelerator.cli.compose import plain
+    from accelerator.cli.compose.compose import plain
+    from accelerator.cli.compose.schema import SECTIONS_OF
     from accelerator.cli.resume import computing, recorded
-    from accelerator.cli.schema import SECTIONS_OF
 
     parent = values["tracking"]["parent"]
     return About(

@@ -89,7 +89,7 @@ class _Finder:
         Raises:
             UserError: there is none, or a name or id may be more than one.
         """
-        from accelerator.cli.runs import SHORTEST_ID, folders, run_id
+        from accelerator.cli.which_run import SHORTEST_ID, folders, run_id
         from accelerator.tracking.report.facts import is_run, read_run
         from accelerator.tracking.report.stored import read_stored
 
@@ -115,7 +115,7 @@ class _Finder:
 
     def before(self, run: Facts) -> Before | None:
         """The config of the run of its experiment that was started before it, here or else in the store."""
-        from accelerator.cli.runs import folders
+        from accelerator.cli.which_run import folders
         from accelerator.tracking.report.facts import previous_of
         from accelerator.tracking.report.page import Before
 

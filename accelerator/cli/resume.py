@@ -16,8 +16,8 @@ from typing import Any
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
-from accelerator.cli.runs import find
-from accelerator.cli.schema import RunConfig
+from accelerator.cli.compose.schema import RunConfig
+from accelerator.cli.which_run import find
 from accelerator.errors import CheckpointError, ConfigError
 from accelerator.runtime.run_directory import CHECKPOINTS, CONFIG, OVERRIDES
 from accelerator.tracking.masking import masked

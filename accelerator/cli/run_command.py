@@ -89,7 +89,7 @@ def tune_function_command(arguments: list[str]) -> int:
         if options.json:
             print(json.dumps(as_plain(result), indent=1, default=str))
             return 0
-        from accelerator.cli.study_report import print_study
+        from accelerator.cli.tune.report import print_study
         from accelerator.tracking.record import short
 
         print_study(result.outcomes, study.plan, {PRIMARY: result.importances} if result.importances else {})
@@ -102,7 +102,7 @@ def tune_function_command(arguments: list[str]) -> int:
 
 
 def _print_trial(outcome: Any, objectives: Any) -> None:
-    from accelerator.cli.study_report import line_of
+    from accelerator.cli.tune.report import line_of
 
     print(line_of(outcome, objectives), flush=True)
 

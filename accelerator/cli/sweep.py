@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from accelerator.cli.composed import FAILURES
+from accelerator.cli.compose.composed import FAILURES
 from accelerator.errors import AcceleratorError
 from accelerator.runtime.run_directory import JOURNAL, OVERRIDES, RESULT
 from accelerator.tracking import spool
@@ -137,10 +137,10 @@ class SweepRecord(Callback):
             self._open()
 
     def _open(self) -> None:
-        from accelerator.cli.compose import composition, plain
+        from accelerator.cli.compose.compose import composition, plain
+        from accelerator.cli.compose.schema import SECTIONS_OF
         from accelerator.cli.record import About, RunRecord
         from accelerator.cli.resume import computing, recorded
-        from accelerator.cli.schema import SECTIONS_OF
         from accelerator.runtime.checkpoint.meta_handler import fingerprint
         from accelerator.runtime.journal import Journal
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn, run_job, setup_globals
 from omegaconf import OmegaConf, open_dict
 
-from accelerator.cli.composed import Composed, removed_if_unused
+from accelerator.cli.compose.composed import Composed, removed_if_unused
 from accelerator.errors import AcceleratorError, Terminated
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def launch(
 
 def _chunks(job_overrides: Sequence[Sequence[str]], first: int, most: int) -> list[list[int]]:
     """The numbers of jobs that may be alike, as far as their overrides say, at most so many in a list."""
-    from accelerator.cli.compose import aliases
+    from accelerator.cli.compose.compose import aliases
     from accelerator.runtime.vectorized.fitness import decides
 
     short = {long: name for name, long in aliases().items()}
@@ -115,7 +115,7 @@ def _chunks(job_overrides: Sequence[Sequence[str]], first: int, most: int) -> li
 
 def _compose(launcher: BasicLauncher, overrides: Sequence[str], number: int, jobs: list[_Job]) -> JobReturn:
     """Compose and check a job as Hydra would run it; a mistake is told as it would be there."""
-    from accelerator.cli.compose import plain
+    from accelerator.cli.compose.compose import plain
     from accelerator.cli.load import check_not_accelerated
     from accelerator.runtime.run import Result, check_config
     from accelerator.runtime.vectorized.fitness import why_alone

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerator.cli.composed import Composed, removed_if_unused
+from accelerator.cli.compose.composed import Composed, removed_if_unused
 from accelerator.cli.record import RunRecord, about_of, check_store, print_result, short
 from accelerator.errors import AcceleratorError
 from accelerator.runtime.journal import Journal
@@ -57,7 +57,7 @@ def run_task(command: str, composed: Composed, work: Callable[[Task], None]) -> 
         composed: the job.
         work: does it; its exceptions end the run as those of a training do.
     """
-    from accelerator.cli.compose import plain
+    from accelerator.cli.compose.compose import plain
 
     with removed_if_unused(composed.run_dir):
         values = plain(composed.config)

@@ -128,7 +128,7 @@ class MlflowRun:
         own = self.client.get_run(self.run_id)
         if (before := self._before(own)) is None:
             return
-        # A section the run does not have at all is another command's, that of the study or the pipeline it is a part of.
+        # A section the run does not have at all is another command's: of the study or pipeline it is a part of.
         sections = {key.split(".")[0] for key in own.data.params}
         theirs = {key: value for key, value in before.data.params.items() if key.split(".")[0] in sections}
         found = difference(theirs, own.data.params)

@@ -77,7 +77,7 @@ def prepared(key: str) -> Any:
 @cache
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     """Composed once for all seeds: it takes as long as a tenth of a short run."""
-    from accelerator.cli.compose import composer, plain
+    from accelerator.cli.compose.compose import composer, plain
 
     with composer() as compose:
         return plain(compose([*_BARE, *overrides]))

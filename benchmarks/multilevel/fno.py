@@ -145,7 +145,7 @@ def _warm_up() -> None:
 
 
 def _config(overrides: Iterable[str]) -> dict[str, Any]:
-    from accelerator.cli.compose import composer, plain
+    from accelerator.cli.compose.compose import composer, plain
 
     with composer() as compose:
         return plain(compose([*BARE, *PROBLEM, *overrides]))

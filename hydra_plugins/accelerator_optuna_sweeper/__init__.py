@@ -66,6 +66,6 @@ with suppress(ImportError):  # the extra `tune`
             self._launcher = launcher
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
-            from accelerator.cli.compose import opened
+            from accelerator.cli.compose.compose import opened
 
             return self._launcher.launch([opened(job) for job in job_overrides], initial_job_idx)

@@ -9,7 +9,7 @@ import yaml
 from small_run import SMALL
 
 from accelerator.cli.app import main
-from accelerator.cli.component_yaml import written
+from accelerator.cli.project.component_yaml import written
 
 MINE = """
 import torch

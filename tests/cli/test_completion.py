@@ -14,8 +14,8 @@ import pytest
 
 from accelerator.cli import app
 from accelerator.cli.app import COMMANDS, main
-from accelerator.cli.completion import COMPOSING, split
-from accelerator.cli.composed import ComposedCommand
+from accelerator.cli.completion.command import COMPOSING, split
+from accelerator.cli.compose.composed import ComposedCommand
 from accelerator.runtime.run_directory import CHECKPOINTS
 from accelerator.tracking import spool
 

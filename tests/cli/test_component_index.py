@@ -1,10 +1,10 @@
 """The index of the packaged options: fresh, complete, and not in the way of Hydra."""
 
 from accelerator.cli.app import main
-from accelerator.cli.component_index import FOLDER, index_of, index_texts, packaged_entries
-from accelerator.cli.compose import composer, group_options
+from accelerator.cli.compose.compose import composer, group_options
 from accelerator.cli.paths import packaged_configs
-from accelerator.cli.project import here, short
+from accelerator.cli.project.component_index import FOLDER, index_of, index_texts, packaged_entries
+from accelerator.cli.project.project import here, short
 
 
 def test_the_index_is_fresh():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from accelerator.cli.compose import composer, plain
+from accelerator.cli.compose.compose import composer, plain
 from accelerator.cli.paths import packaged_configs
 from accelerator.errors import ConfigError
 from accelerator.runtime.run import check_config, dry_run

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from accelerator.cli import configure
 from accelerator.cli.app import main
 from accelerator.cli.paths import packaged_configs
+from accelerator.cli.project.project import configure
 
 MLP = "configs/model/mlp.yaml"
 

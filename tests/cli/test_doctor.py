@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from accelerator.cli import verify
 from accelerator.cli.app import main
+from accelerator.cli.machine.gpus import verify
 
 
 @pytest.fixture(autouse=True)

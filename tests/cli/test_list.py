@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from accelerator.cli.app import main
-from accelerator.cli.kinds import KINDS
-from accelerator.cli.list_command import kinds, listed
+from accelerator.cli.project.kinds import KINDS
+from accelerator.cli.project.list_command import kinds, listed
 from accelerator.utilities.base_registry import registries
 
 

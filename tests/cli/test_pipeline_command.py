@@ -17,9 +17,9 @@ from mlflow.tracking import MlflowClient
 import accelerator
 from accelerator.cli.app import main
 from accelerator.cli.paths import packaged_configs
-from accelerator.cli.pipeline import run_pipeline
-from accelerator.cli.pipeline_config import prepare
-from accelerator.cli.pipeline_run import command_of
+from accelerator.cli.pipeline.command import run_pipeline
+from accelerator.cli.pipeline.config import prepare
+from accelerator.cli.pipeline.run import command_of
 from accelerator.errors import ConfigError
 from accelerator.pipeline.process import forked, may_fork, threads
 from accelerator.pipeline.state import Folder
@@ -248,7 +248,7 @@ def test_all_mistakes_are_told_before_anything_runs(project, capsys):
         "step train: optimzer.lr=1: there is no key 'optimzer.lr' — did you mean 'optimizer.lr'?",
         "step tune: optimizer.lrr: 'Adam' has no such argument — did you mean 'lr'?",
         "step test: seed=x: Value 'x' of type 'str' could not be converted to Integer (its type is declared in "
-        "accelerator/cli/schema.py)",
+        "accelerator/cli/compose/schema.py)",
     ]
     assert errors_of(capsys, "tiny", "--force", "trian", "--until", "tset", "--parallel", "0") == [
         "--force trian: there is no step 'trian' — did you mean 'train'?",

@@ -59,7 +59,7 @@ def test_what_was_generated_edited_or_written_is_told_apart(told, workplace):
 def test_a_copy_that_the_package_has_left_behind_is_outdated(told, workplace):
     assert main(["configure", "model=mlp"]) == 0
     file, manifest = workplace / "configs/model/mlp.yaml", workplace / "configs/.generated.json"
-    from accelerator.cli.generated import sha256
+    from accelerator.cli.project.generated import sha256
 
     before = file.read_text().replace("[64, 64]", "[32, 32]")
     file.write_text(before)

@@ -170,7 +170,7 @@ def test_a_folder_named_like_an_id_is_the_folder(run):
 def test_finding_a_run_by_its_id_imports_no_mlflow(run):
     spool.save(run[0] / spool.STATE, spool.State(run_id=ID))
     code = (
-        f"import sys\nfrom accelerator.cli.runs import find\nprint(find({ID!r}, ''))\n"
+        f"import sys\nfrom accelerator.cli.which_run import find\nprint(find({ID!r}, ''))\n"
         "print({'mlflow', 'torch'} & set(sys.modules))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

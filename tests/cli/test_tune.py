@@ -9,10 +9,10 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from accelerator.cli.app import main
-from accelerator.cli.compose import plain
-from accelerator.cli.study_report import line_of, ranked
-from accelerator.cli.trial_config import TrialConfigs, as_typed, hydra_ready
-from accelerator.cli.tune import tune
+from accelerator.cli.compose.compose import plain
+from accelerator.cli.tune.command import tune
+from accelerator.cli.tune.report import line_of, ranked
+from accelerator.cli.tune.trial_config import TrialConfigs, as_typed, hydra_ready
 from accelerator.errors import ConfigError
 from accelerator.tuning import pictures
 from accelerator.tuning.base import State, TrialOutcome

@@ -77,7 +77,9 @@ def test_a_project_is_begun_and_trained_with_what_the_wheel_brings(clean_environ
     accelerator("add", "model", "net", "--new", folder=project)
     small = ["data.train=32", "data.val=8", "data.test=8", "data.grid=8", "trainer.max_epochs=1", "tracking=none"]
     assert "test/loss" in accelerator("train", "experiment=first", "model=net", *small, folder=project)
-    counted = "from accelerator.cli.component_index import packaged_entries; print(len(packaged_entries()) > 50)"
+    counted = (
+        "from accelerator.cli.project.component_index import packaged_entries; print(len(packaged_entries()) > 50)"
+    )
     shown = subprocess.run([clean_environment / "python", "-c", counted], capture_output=True, text=True, check=True)
     assert shown.stdout == "True\n"
 

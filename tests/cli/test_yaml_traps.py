@@ -2,8 +2,8 @@
 
 import pytest
 
+from accelerator.cli.compose.yaml_traps import checked, traps
 from accelerator.cli.paths import packaged_configs
-from accelerator.cli.yaml_traps import checked, traps
 from accelerator.errors import ConfigFileError
 
 

@@ -14,7 +14,7 @@ import torch
 from forked_ranks import RanksFailedError, exit_code
 from run_outcomes import At, last_state, points, send
 
-from accelerator.cli.compose import composer, plain
+from accelerator.cli.compose.compose import composer, plain
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.run import check_config, dry_run, execute
 

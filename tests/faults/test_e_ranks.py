@@ -13,7 +13,7 @@ import torch
 from forked_ranks import exit_code, on_ranks, start_ranks
 from run_outcomes import At, last_state, points, saved_steps
 
-from accelerator.cli.compose import composer, plain
+from accelerator.cli.compose.compose import composer, plain
 from accelerator.errors import Terminated
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.run import execute

@@ -12,7 +12,7 @@ from forked_ranks import exit_code
 from forked_runs import said_in, start
 from study_runs import told_in, tune
 
-from accelerator.cli.study import warm_up
+from accelerator.cli.tune.study import warm_up
 from accelerator.runtime.run_directory import is_locked, is_owned
 from accelerator.tuning.base import Plan
 from accelerator.tuning.optuna_tuner import OptunaTuner

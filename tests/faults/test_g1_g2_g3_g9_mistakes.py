@@ -62,7 +62,7 @@ TYPES = {
     "text for a whole number": (
         ["trainer.max_epochs=abc"],
         "trainer.max_epochs=abc: Value 'abc' of type 'str' could not be converted to Integer "
-        "(its type is declared in accelerator/cli/schema.py)",
+        "(its type is declared in accelerator/cli/compose/schema.py)",
     ),
     "a fraction for a whole number": (
         ["trainer.max_epochs=1.5"],

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from accelerator.cli.compose import composer, plain
+from accelerator.cli.compose.compose import composer, plain
 from accelerator.runtime.data.feed import InMemoryFeed
 from accelerator.runtime.run import execute
 from accelerator.utilities.base_registry import registry

@@ -25,8 +25,8 @@ def check_sweep(arguments: Sequence[str], *, signatures: bool) -> None:
     Raises:
         ConfigError: values that no job could run with.
     """
-    from accelerator.cli.compose import COMPOSITION_ERRORS, composer, plain
-    from accelerator.cli.mistakes import diagnose, reason
+    from accelerator.cli.compose.compose import COMPOSITION_ERRORS, composer, plain
+    from accelerator.cli.compose.mistakes import diagnose, reason
     from accelerator.runtime.run import check_config
 
     variants = list(_variants(arguments))

@@ -9,7 +9,7 @@ import yaml
 from run_outcomes import At, equal, last_state, points, saved_steps
 from toy_problem import plane
 
-from accelerator.cli.compose import composer, plain
+from accelerator.cli.compose.compose import composer, plain
 from accelerator.errors import CheckpointError, ConfigError
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.callbacks.checkpoint import CheckpointCallback

@@ -1,0 +1,1 @@
+"""``accelerator analyze-data`` and ``analyze-model``."""

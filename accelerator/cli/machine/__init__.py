@@ -1,0 +1,1 @@
+"""The machine: ``accelerator verify``, ``doctor``, ``gpu-info``, ``memory``."""

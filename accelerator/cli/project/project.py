@@ -1,0 +1,137 @@
+"""The project around the working directory: its configs, its own packages, and what may be written in it.
+
+``configs/project/default.yaml`` is what every run here begins with. Its ``imports`` name the project's packages: what
+they register has a name in every config, and what they hold may be a ``_target_``.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerator.cli.paths import packaged_configs
+from accelerator.errors import ConfigError, UserError
+
+PROJECT_FILE = "project/default.yaml"
+
+_IMPORTS = re.compile(r"^imports:[ \t]*\[(?P<names>[^\]\n]*)\]", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Project:
+    """What stands in a folder.
+
+    Attributes:
+        root: the folder.
+        imports: packages and modules that every run here imports.
+    """
+
+    root: Path
+    imports: tuple[str, ...]
+
+    @property
+    def configs(self) -> Path:
+        """Where its YAML stands."""
+        return self.root / "configs"
+
+    @property
+    def file(self) -> Path:
+        """What every run begins with."""
+        return self.configs / PROJECT_FILE
+
+    @property
+    def package(self) -> str | None:
+        """The package that its own components stand in: the first of its imports that is a folder here."""
+        folders = (name for name in self.imports if (self.root / name / "__init__.py").is_file())
+        return next(folders, None)
+
+    @property
+    def is_the_platform(self) -> bool:
+        """Whether its configs are the packaged ones: the checkout of the platform itself."""
+        return self.configs.resolve() == packaged_configs()
+
+    def with_import(self, module: str) -> str | None:
+        """The text of `file` with one more import; None if it has it already.
+
+        Raises:
+            ConfigError: ``imports`` stands there in a form that only its author can add to.
+        """
+        if module in self.imports or module.split(".")[0] in self.imports:
+            return None
+        if not self.file.exists():
+            return (
+                "# @package _global_\n"
+                "# What every run here begins with; an experiment and the command line have the last word.\n"
+                f"imports: [{module}] # what these register has a name; what they hold may be a _target_\n"
+            )
+        text = self.file.read_text(encoding="utf-8")
+        if _IMPORTS.search(text):
+            names = ", ".join([*self.imports, module])
+            return _IMPORTS.sub(lambda _: f"imports: [{names}]", text, count=1)
+        if not re.search(r"^imports:", text, re.MULTILINE):
+            return f"{text.rstrip()}\nimports: [{module}]\n"
+        raise ConfigError(f"{short(self.file)}: add '{module}' to its imports: they are not written as a list [a, b]")
+
+
+def here() -> Project:
+    """The project of the working directory."""
+    root = Path.cwd()
+    file = root / "configs" / PROJECT_FILE
+    imports = load_mapping(file).get("imports") or [] if file.exists() else []
+    if not isinstance(imports, list) or not all(isinstance(name, str) for name in imports):
+        raise ConfigError(f"{short(file)}: imports={imports!r}: expected a list of modules, such as [my_package]")
+    return Project(root, tuple(imports))
+
+
+def load_mapping(file: Path) -> dict[str, Any]:
+    """The content of a YAML file; nothing in it acts.
+
+    Raises:
+        ConfigError: it cannot be read, or holds no mapping.
+    """
+    from yaml import YAMLError, load
+
+    from accelerator.cli.compose.yaml_traps import checked
+
+    try:
+        from yaml import CSafeLoader as Loader
+    except ImportError:
+        from yaml import SafeLoader as Loader
+    try:
+        content = load(checked(file), Loader) or {}
+    except YAMLError as error:
+        raise ConfigError(f"{short(file)} is not valid YAML: {' '.join(str(error).split())}") from error
+    return content
+
+
+def check_name(name: str, what: str) -> str:
+    """See that a name can be a file's, an option's and, in code, a Python name.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name, re.ASCII) or keyword.iskeyword(name):
+        raise ConfigError(
+            f"'{name}' cannot be the name of {what}: letters, digits and underscores, a letter first, no word of Python"
+        )
+    return name
+
+
+def check_inside(path: Path, root: Path) -> Path:
+    """See that a file to be written, or removed, is in the project, also when links are followed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{path} leads to {path.resolve()}, outside of the project {root}: nothing is written there")
+    return path
+
+
+def short(path: Path) -> str:
+    """A path as it can be typed from here."""
+    path = path if path.is_absolute() else Path.cwd() / path
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,213 @@
+"""``accelerator runs list|search``, and which run is meant; nothing is changed."""
+
+from __future__ import annotations
+
+import json
+import math
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from accelerator.cli.tables import clean, console, table
+from accelerator.cli.which_run import run_id
+from accelerator.errors import UserError, did_you_mean
+from accelerator.tracking import comparison, spool
+from accelerator.tracking.query import Store, StoredRun, open_store, when
+from accelerator.utilities.quantities import duration, number
+
+DIGITS = 8  # of an id, where it is shown in a table
+
+FINGERPRINT = "config.fingerprint"  # tag
+
+_MOST_METRICS = 4  # columns
+_COLOURS = {"FINISHED": "green", "FAILED": "bold red", "KILLED": "yellow", "RUNNING": "cyan"}
+
+
+def list_runs(options: Namespace) -> int:
+    """Print the newest runs, or the best."""
+    return _listed(options, "")
+
+
+def search(options: Namespace) -> int:
+    """Print the runs that meet a condition."""
+    if not options.filter.strip():
+        raise UserError("the filter is empty; accelerator runs list shows all runs")
+    return _listed(options, options.filter)
+
+
+def find(store: Store, wanted: str) -> StoredRun:
+    """The run meant; a folder stands for the run that was recorded from it.
+
+    Raises:
+        UserError: there is none, or it is in another store.
+    """
+    folder = Path(wanted)
+    state = spool.load(folder / spool.STATE, spool.State) if folder.is_dir() else None
+    if state is None and (folder / spool.SETTINGS).exists():
+        raise UserError(f"{wanted}: this run has not arrived in MLflow; accelerator tracking sync {wanted} sends it")
+    if state is None:
+        return store.find(wanted)
+    if (id := run_id(folder)) is None:
+        raise UserError(f"{wanted}: this run has not arrived in MLflow; accelerator tracking sync {wanted} sends it")
+    if not (found := store.by_ids([id])):
+        elsewhere = f"it was recorded in {state.uri}" if state.uri != store.uri else "it was deleted there"
+        raise UserError(f"{wanted}: its run {id} is not in {store.uri}: {elsewhere}")
+    return found[0]
+
+
+def find_all(store: Store, wanted: Sequence[str]) -> list[StoredRun]:
+    """The runs meant, in the order named.
+
+    Raises:
+        UserError: one is not there, or is meant twice.
+    """
+    found: dict[str, str] = {}
+    runs = []
+    for word in wanted:
+        run = find(store, word)
+        if run.id in found:
+            raise UserError(f"'{word}' and '{found[run.id]}' are the same run, {run.id}")
+        found[run.id] = word
+        runs.append(run)
+    return runs
+
+
+def as_plain(run: StoredRun) -> dict[str, Any]:
+    """A run for programs; values that are not finite are text there."""
+    return {
+        "id": run.id,
+        "name": run.name,
+        "experiment": run.experiment,
+        "status": run.status,
+        "started": datetime.fromtimestamp(run.started / 1000, UTC).isoformat(),
+        "seconds": run.seconds,
+        "group": run.group,
+        "parent": run.parent,
+        "folder": str(run.folder) if run.folder else None,
+        "config_fingerprint": run.tags.get(FINGERPRINT),
+        "metrics": dict(sorted(run.metrics.items())),
+    }
+
+
+def print_runs(runs: Sequence[StoredRun], *, nested: bool = True) -> None:
+    """A table of runs.
+
+    Args:
+        runs: in the order they are to be shown.
+        nested: put those that are part of another below it.
+    """
+    metrics = _main_metrics(runs)
+    experiments, groups = len({run.experiment for run in runs}) > 1, any(run.group for run in runs)
+    left = ["id", "name", *(["experiment"] if experiments else []), *(["group"] if groups else []), "status", "started"]
+    rows = table(left, ["duration", *metrics])
+    for run, depth in _nested(runs) if nested else ((run, 0) for run in runs):
+        rows.add_row(
+            run.id[:DIGITS],
+            clean("  " * (depth - 1) + "└ " * (depth > 0) + run.name),
+            *([clean(run.experiment)] if experiments else []),
+            *([clean(run.group or "")] if groups else []),
+            status(run),
+            when(run.started),
+            duration(run.seconds),
+            *(number(run.metrics.get(name)) for name in metrics),
+        )
+    for column in rows.columns[:1] + rows.columns[len(left) - 2 : len(left)]:
+        column.no_wrap = True
+    console().print(rows)
+
+
+def _listed(options: Namespace, condition: str) -> int:
+    store = open_store(options.uri)
+    if not (newest := store.runs(limit=1)):
+        raise UserError(f"{store.uri} holds no runs yet: accelerator train makes one")
+    which: dict[str, Any] = {"experiment": options.experiment, "group": options.group}
+    limit = options.limit or None
+    if options.sort is None:
+        found = store.runs(condition, limit=limit and limit + 1, **which)
+        runs = found[:limit] if limit else found
+        more = len(runs) < len(found)
+        # A part is shown below its whole, be this older than the limit or not what was searched for.
+        parents = {run.parent for run in runs if run.parent} - {run.id for run in runs}
+        shown = runs + (store.by_ids(parents) if parents and not condition else [])
+    else:
+        shown = _sorted(store, condition, options.sort, newest[0], limit and limit + 1, which)
+        more = limit is not None and len(shown) > limit
+        shown = shown[:limit] if limit else shown
+    if options.json:
+        print_json([as_plain(run) for run in shown])
+    elif shown:
+        print_runs(shown, nested=options.sort is None)
+        if more:
+            print(f"there are more than these {limit}; --limit 0 shows all")
+    else:
+        asked = [f"meets {condition}"] if condition else []
+        asked += [f"is in the group '{options.group}'"] if options.group is not None else []
+        where = f"of experiment '{options.experiment}'" if options.experiment else f"in {store.uri}"
+        print(f"no run {where} {' and '.join(asked) or 'is left'}")
+    return 0
+
+
+def _sorted(
+    store: Store, condition: str, metric: str, newest: StoredRun, limit: int | None, which: dict[str, Any]
+) -> list[StoredRun]:
+    """The runs that have the metric, the best first: the smallest, where nobody can tell."""
+    mode = comparison.better(metric, *(newest.monitor or ())) or "min"
+    order = [f"metrics.`{metric}` {'ASC' if mode == 'min' else 'DESC'}"]
+    found = [] if "`" in metric else store.runs(condition, order=order, limit=limit, **which)
+    rated = [run for run in found if metric in run.metrics and not math.isnan(run.metrics[metric])]
+    known = {name for run in found or [newest] for name in run.metrics}
+    if not rated and metric not in known and (found or "`" in metric):
+        raise UserError(f"--sort {metric}: no run has this metric{did_you_mean(metric, known)}")
+    return rated
+
+
+def _main_metrics(runs: Sequence[StoredRun]) -> list[str]:
+    """What runs are rated by, then what their tests measured; not more than fit."""
+    monitored = dict.fromkeys(run.monitor[0] for run in runs if run.monitor)
+    tested = dict.fromkeys(sorted(name for run in runs for name in run.metrics if name.startswith("test/")))
+    names = [name for name in {**monitored, **tested} if any(name in run.metrics for run in runs)]
+    return names[:_MOST_METRICS]
+
+
+def _nested(runs: Sequence[StoredRun]) -> Iterable[tuple[StoredRun, int]]:
+    """Each run and how deep it stands; parts below their whole, in the order they started."""
+    ids = {run.id for run in runs}
+    below: dict[str | None, list[StoredRun]] = {}
+    for run in runs:
+        below.setdefault(run.parent if run.parent in ids and run.parent != run.id else None, []).append(run)
+    shown: set[str] = set()
+
+    def walk(run: StoredRun, depth: int) -> Iterable[tuple[StoredRun, int]]:
+        shown.add(run.id)
+        yield run, depth
+        for child in sorted(below.get(run.id, []), key=lambda child: (child.started, child.id)):
+            if child.id not in shown:
+                yield from walk(child, depth + 1)
+
+    for run in below.get(None, []):
+        yield from walk(run, 0)
+    for run in runs:  # tags that name one another's parents in a circle
+        if run.id not in shown:
+            yield from walk(run, 0)
+
+
+def status(run: StoredRun) -> Text:
+    """A run's status, in its colour."""
+    return Text(run.status.lower(), _COLOURS.get(run.status, ""))
+
+
+def print_json(value: Any) -> None:
+    """Strict JSON: what is not finite is told as text."""
+    print(json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_finite(below) for below in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,315 @@
+"""A study on configs: its plan and what is wrong with it, its trials, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from accelerator.cli.compose.composed import Composed
+from accelerator.cli.record import short
+from accelerator.cli.resume import computing
+from accelerator.cli.tune.best_config import CONFIGS, write_best
+from accelerator.cli.tune.command import NAMED
+from accelerator.cli.tune.report import (
+    STUDY,
+    counts,
+    line_of,
+    print_study,
+    said_of,
+    write_study,
+)
+from accelerator.cli.tune.trial import OUTPUT, TrialRun, measurable
+from accelerator.cli.tune.trial_config import TrialConfigs
+from accelerator.errors import ConfigError, Terminated, did_you_mean
+from accelerator.runtime.engine.device import count_of
+from accelerator.runtime.run_directory import CONFIG, JOURNAL, PLOTS, RESULT
+from accelerator.tracking.fleet import Fleet, FleetTracker, say_dead
+from accelerator.tracking.masking import masked
+from accelerator.tuning.base import (
+    DIRECTIONS,
+    Plan,
+    State,
+    StudyError,
+    TrialOutcome,
+    best_of,
+    changed_study,
+    differences,
+)
+from accelerator.tuning.optuna_tuner import OptunaTuner
+from accelerator.tuning.ray_tuner import RayTuner
+from accelerator.tuning.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    from accelerator.cli.task import Task
+
+
+def plan_of(values: Mapping[str, Any], name: str) -> Plan:
+    """The plan a config makes, checked.
+
+    Args:
+        values: the config, resolved, plain.
+        name: of the study.
+
+    Raises:
+        ConfigError: holds every mistake found.
+    """
+    section = values["tune"]
+    problems = []
+    if not NAMED.fullmatch(name):
+        problems.append(f"tune.name={name}: expected letters, digits and . _ + -; it is the name of a folder")
+    least = {"trials": 1, "workers": 1, "retries": 0}
+    problems += [
+        f"tune.{key}={section[key]}: expected at least {number}"
+        for key, number in least.items()
+        if section[key] < number
+    ]
+    for key in ("heartbeat", "timeout"):
+        if section[key] is not None and not section[key] > 0:
+            problems.append(f"tune.{key}={section[key]:g}: expected a number above 0, or null")
+    checkpoint = values["checkpoint"]
+    objectives = section["objectives"] or {checkpoint["monitor"]: checkpoint["mode"]}
+    for metric, mode in objectives.items():
+        if mode not in DIRECTIONS:
+            near = did_you_mean(str(mode), DIRECTIONS, show=0)
+            problems.append(f"tune.objectives.{metric}={mode}: expected min or max{near}")
+        if metric not in measurable(values):
+            problems.append(
+                f"tune.objectives.{metric}: no trial measures that{did_you_mean(metric, measurable(values))}"
+            )
+    if count_of(values["engine"].get("devices")) > 1:
+        problems.append(
+            f"engine.devices={values['engine']['devices']}: a trial of a study runs in one process; "
+            "use several workers instead: engine.devices=1 tune.workers=…"
+        )
+    space = None
+    try:
+        space = SearchSpace.parse(section["space"])
+    except ConfigError as error:
+        problems += error.problems
+    if problems or space is None:
+        raise ConfigError(problems)
+    kept = ("trials", "workers", "retries", "heartbeat", "seed", "timeout")
+    return Plan(name, space, dict(objectives), **{key: section[key] for key in kept})
+
+
+def check_same(composed: Composed, values: Mapping[str, Any], plan: Plan) -> None:
+    """Compare with the study that is in the folder, if there is one.
+
+    Raises:
+        ConfigError: it is another one: each difference is shown.
+    """
+    from accelerator.cli.compose.compose import plain
+
+    file = composed.run_dir / STUDY
+    if not file.exists():
+        return
+    before = json.loads(file.read_text())
+    changed = differences(before, {"space": plan.space.described(), "objectives": plan.objectives})
+    if before["storage"] != values["tune"]["storage"]:
+        changed.append(f"tune.storage was {before['storage']}, is now {values['tune']['storage']}")
+    if (composed.run_dir / CONFIG).exists():
+        was = computing(OmegaConf.to_container(OmegaConf.load(composed.run_dir / CONFIG)))
+        now = computing(masked(values, plain(composed.config, resolve=False)))
+        changed += [
+            f"{key} was {was.get(key, 'not set')}, is now {now.get(key, 'not set')}"
+            for key in sorted(was.keys() | now.keys())
+            if was.get(key) != now.get(key)
+        ]
+    if changed:
+        raise ConfigError(changed_study(plan.name, changed))
+
+
+class Study:
+    """Measures the trials of a study, and reports.
+
+    Args:
+        task: the study's run.
+        plan: what is to be measured.
+        configs: composes the trials.
+    """
+
+    def __init__(self, task: Task, plan: Plan, configs: TrialConfigs) -> None:
+        self.task, self.plan, self.configs = task, plan, configs
+        self.folder = task.run_dir
+        self.section = task.config["tune"]
+        self.done = 0
+
+    def __call__(self) -> None:
+        """Go on from where the study stands to its last trial.
+
+        Raises:
+            StudyError: no trial has run to its end.
+            ConfigError: the same, and each failed of a mistake in config or data.
+            Terminated: a signal stopped the study.
+        """
+        from accelerator.tracking.provenance import git_tags
+
+        section, plan = self.section, self.plan
+        tuner = self._tuner()
+        self._write(tuner.outcomes())
+        before = [one for one in tuner.outcomes() if one.state not in (State.RUNNING, State.WAITING)]
+        if before:
+            print(f"study {plan.name}: {len(before)} trials are done; going on to {plan.trials}")
+        if section["backend"] == "optuna":
+            warm_up()
+        fleet = self._fleet()
+        if isinstance(tuner, RayTuner) and fleet is not None:
+            tuner.began = lambda number: fleet.announce(self.folder / str(number))
+        objective = TrialRun(
+            self.configs,
+            self.folder,
+            plan.name,
+            plan.objectives,
+            git_tags().get("git.commit"),
+            partial(FleetTracker, fleet=fleet),
+        )
+        stopped = None
+        try:
+            tuner.run(objective, self._told)
+        except Terminated as error:
+            stopped = error
+        finally:
+            if fleet is not None:
+                self._arrived(fleet, tuner.outcomes())
+        outcomes = [one for one in tuner.outcomes() if one.state is not State.WAITING]
+        self._leave(tuner, outcomes, stopped)
+
+    def _tuner(self) -> OptunaTuner:
+        section = self.section
+        options = (self.plan, self.folder, section["storage"], section["sampler"], section["pruner"])
+        if section["backend"] == "ray":
+            return RayTuner(*options, **section["ray"])
+        return OptunaTuner(*options, begin=self._begin)
+
+    def _begin(self, worker: int) -> None:
+        """What a worker does first: take its share of the machine."""
+        import torch
+
+        if self.plan.workers > 1 and len(devices := visible_devices()) > 1:
+            os.environ["CUDA_VISIBLE_DEVICES"] = devices[worker % len(devices)]
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // self.plan.workers))
+
+    def _fleet(self) -> Fleet | None:
+        from accelerator.tracking.locations import locate
+        from accelerator.tracking.tracker import environment
+
+        tracking = self.task.config["tracking"]
+        return Fleet(self.folder, environment(locate(tracking["uri"]))) if tracking["enabled"] else None
+
+    def _told(self, outcome: TrialOutcome) -> None:
+        """A trial has ended: say so, here and on record."""
+        print(line_of(outcome, self.plan.objectives), flush=True)
+        folder = self.folder / str(outcome.number)
+        if outcome.state in (State.FAILED, State.STOPPED) and outcome.error:
+            say_dead(folder, folder / JOURNAL, outcome.error)
+        if outcome.state is State.COMPLETE and outcome.scores:
+            scores = dict(zip(self.plan.objectives, outcome.scores, strict=True))
+            self.task.journal.metrics({f"trial/{name}": score for name, score in scores.items()}, outcome.number)
+            self.task.journal.flush()
+
+    def _arrived(self, fleet: Fleet, outcomes: list[TrialOutcome]) -> None:
+        late = fleet.finish(
+            [self.folder / str(one.number) for one in outcomes], self.task.config["tracking"]["timeout"]
+        )
+        if late:
+            print(
+                f"record: that of {len(late)} trials has not arrived; send it later with: accelerator tracking sync "
+                f"{shlex.join(short(folder) for folder in late[:3])}{' …' if len(late) > 3 else ''}"
+            )
+
+    def _write(self, outcomes: list[TrialOutcome], shares: Mapping[str, Mapping[str, float]] | None = None) -> None:
+        storage = self.section["storage"]
+        write_study(self.folder / STUDY, self.plan, outcomes, storage=storage, shares=shares)
+
+    def _leave(self, tuner: OptunaTuner, outcomes: list[TrialOutcome], stopped: Terminated | None) -> None:
+        """Report, and leave behind what others go on from."""
+        from accelerator.tuning.pictures import draw, importances
+
+        task, plan = self.task, self.plan
+        names = list(plan.objectives)
+        shares = importances(tuner.study, names) if stopped is None else {}
+        self._write(outcomes, shares)
+        task.artifact(self.folder / STUDY)
+        print_study(outcomes, plan, shares)
+        task.metrics["trials"] = float(len(outcomes))
+        task.metrics |= {f"trials/{state}": float(number) for state, number in counts(outcomes).items()}
+        for name, parts in shares.items():
+            prefix = f"importance/{name}" if len(names) > 1 else "importance"
+            task.metrics |= {f"{prefix}/{key}": share for key, share in parts.items()}
+        if best := best_of(outcomes, plan.objectives):
+            self._leave_best(best[0], front=len(best))
+        if stopped is not None:
+            task.journal.metrics(task.metrics, 0)
+            finished = sum(one.state in (State.COMPLETE, State.PRUNED, State.FAILED) for one in outcomes)
+            where = (
+                f"{finished} of {plan.trials} trials are done; go on with: accelerator tune resume={short(self.folder)}"
+            )
+            stopped.args = (f"{stopped}; {where}",)
+            raise stopped
+        for picture in draw(tuner.study, names, self.folder / PLOTS):
+            task.artifact(picture, PLOTS)
+        if not best:
+            raise _failure(outcomes, plan)
+
+    def _leave_best(self, best: TrialOutcome, *, front: int) -> None:
+        task, plan = self.task, self.plan
+        folder = self.folder / str(best.number)
+        result = json.loads((folder / RESULT).read_text()) if (folder / RESULT).exists() else {}
+        task.best = Path(result["best"]) if result.get("best") else None
+        task.metrics |= {f"best/{key}": float(value) for key, value in result.get("metrics", {}).items()}
+        scores = dict(zip(plan.objectives, best.scores or (), strict=True))
+        task.metrics |= {f"best/{name}": score for name, score in scores.items()} | {"best/trial": float(best.number)}
+        name = f"best_{plan.name}"
+        command = f"accelerator train -cd {shlex.quote(short(self.folder / CONFIGS))} experiment={name}"
+        heading = [
+            f"Trial {best.number} of study {plan.name}: {said_of(best, plan.objectives)}"
+            + (f" (one of {front} on the Pareto front)" if front > 1 else ""),
+            f"{command}",
+        ]
+        path, lacking = write_best(self.configs, best.values, self.folder, name, heading)
+        task.artifact(path, "configs/experiment")
+        task.rows += [
+            ("best trial", f"{short(folder)} ({said_of(best, plan.objectives)})"),
+            ("its config", short(path)),
+            ("train it again", command),
+        ]
+        if lacking:
+            task.rows.append(("", f"say also: {', '.join(lacking)}"))
+
+
+def _failure(outcomes: list[TrialOutcome], plan: Plan) -> Exception:
+    """Why a study has nothing to show."""
+    failed = [one for one in outcomes if one.state is State.FAILED]
+    if not failed:
+        return StudyError(f"study {plan.name}: no trial has run to its end")
+    first = failed[0]
+    message = (
+        f"study {plan.name}: no trial has run to its end, {len(failed)} failed; trial {first.number}: {first.error} "
+        f"(what it printed is in {first.number}/{OUTPUT} of the study's folder)"
+    )
+    return ConfigError(message) if all(one.users for one in failed) else StudyError(message)
+
+
+def warm_up() -> None:
+    """Import what every training imports, once, before workers are forked."""
+    import torch._dynamo  # noqa: F401 - by the first optimizer, 0.7 s
+
+    import accelerator.runtime.run  # noqa: F401
+
+
+def visible_devices() -> list[str]:
+    """The GPUs workers may share, without starting CUDA: a process that has cannot be forked."""
+    import torch
+
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if asked is not None:
+        return [device for device in asked.split(",") if device]
+    return [str(index) for index in range(torch.cuda.device_count())]
