@@ -46,11 +46,16 @@ def start(options: Namespace) -> int:
     from rich.console import Console
 
     from accelerator.tracking import server
-    from accelerator.tracking.locations import is_database, locate
+    from accelerator.tracking.locations import is_database, locate, sqlite_file
     from accelerator.tracking.pages import login
     from accelerator.tracking.server_process import is_loopback
 
     console, location = Console(highlight=False, soft_wrap=True, markup=False), locate(options.uri)
+    if options.uri is None and (file := sqlite_file(location.uri)) is not None and not file.exists():
+        raise ConfigError(
+            f"there is no store {file}: no run was recorded here yet (accelerator train makes one), or it is "
+            f"elsewhere: name it with --uri or MLFLOW_TRACKING_URI; --uri {location.uri} makes this one"
+        )
     if not is_database(location.uri):
         _print_links(console, _address(location.uri), login(location.secrets))
         return 0
@@ -132,16 +137,15 @@ def _print_links(console: Console, base: str, user: tuple[str, str] | None) -> N
     from accelerator.tracking.pages import contents
 
     found = contents(base, user)
-    if found.experiment is None:
+    if found.experiment is None or found.newest is None:
         console.print(f"\nno run yet       {base}")
     else:
-        newest, others = found.runs[0], found.runs[1:]
+        newest, ids = found.newest, [run.id for run in found.compared]
         console.print(f"\nexperiment {found.experiments[found.experiment]}")
         console.print(f"  runs           {runs_link(base, found.experiment)}")
         console.print(f"  charts         {runs_link(base, found.experiment, charts=True)}")
         console.print(f"  newest run     {run_link(base, found.experiment, newest.id)}  {newest.name}, {newest.status}")
-        if others:
-            ids = [run.id for run in found.runs]
+        if len(ids) > 1:
             console.print(f"  compare {len(ids)}      {compare_link(base, found.experiment, ids)}")
     rest = [key for key in found.experiments if key != found.experiment]
     if found.experiment is not None and rest:

@@ -12,6 +12,7 @@ from accelerator.runtime.checkpoint.meta_handler import fingerprint, read_meta
 from accelerator.runtime.run_directory import CHECKPOINTS, MODEL
 from accelerator.tracking.record import About, RunRecord, check_store, short
 from accelerator.tracking.tracker import Tracker
+from accelerator.utilities.quantities import measured
 
 if TYPE_CHECKING:
     from accelerator.cli.compose.composed import Composed
@@ -132,7 +133,7 @@ def print_result(result: Result, measures: Mapping[str, str], rows: Sequence[tup
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     table = Table("metric", "value", title="Result", title_justify="left")
     for name, value in sorted(result.metrics.items()):
-        table.add_row(name, f"{value:.5g}")
+        table.add_row(name, measured(value))
     for name, text in measures.items():
         table.add_row(name, text)
     table.add_row("seconds", f"{result.seconds:.1f}")

@@ -23,6 +23,7 @@ from accelerator.cli.compose.composed import FAILURES
 from accelerator.errors import AcceleratorError
 from accelerator.runtime.run_directory import JOURNAL, OVERRIDES, RESULT
 from accelerator.tracking import spool
+from accelerator.tracking.record import short
 
 SUMMARY = "sweep.json"
 
@@ -35,7 +36,7 @@ class JobOutcome:
         folder: the job's.
         overrides: what distinguishes it.
         status: FINISHED, FAILED or KILLED.
-        metrics: its last values.
+        metrics: its last values, and those of its best checkpoint where it has them.
         run_id: of its record.
         seconds: it trained.
         error: why it failed.
@@ -180,6 +181,7 @@ class SweepRecord(Callback):
             _remove_if_empty(self._folder)
         best = best_of(jobs, monitor, mode)
         _print(jobs, best, monitor)
+        print(f"{'run directory':<17}{short(self._folder)}")
         measured = {"jobs": float(len(jobs)), "failed": float(sum(job.status != "FINISHED" for job in jobs))}
         if best is not None:
             measured |= {f"best/{key}": value for key, value in best.metrics.items()}
@@ -236,7 +238,7 @@ def outcomes(sweep: Path, swept: Mapping[str, str]) -> list[JobOutcome]:
                 folder,
                 _of(swept, overrides),
                 status,
-                result.get("metrics", {}),
+                result.get("metrics", {}) | result.get("best_metrics", {}),
                 result.get("run_id") or (state and state.run_id),
                 result.get("seconds"),
                 noted.get("error"),
@@ -267,7 +269,7 @@ def _print(jobs: list[JobOutcome], best: JobOutcome | None, monitor: str) -> Non
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:  # a pipe has no width of its own: rows are not folded there
         console = Console(highlight=False, soft_wrap=True, width=1000)
-    table = Table("job", "", "status", monitor, "seconds", "run", title="Sweep", title_justify="left")
+    table = Table("job", "overrides", "status", f"best {monitor}", "seconds", "run", title="Sweep", title_justify="left")
     for number, job in enumerate(jobs):
         value = job.metrics.get(monitor)
         table.add_row(

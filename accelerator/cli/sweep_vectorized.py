@@ -284,7 +284,7 @@ def _tell_hydra(launcher: BasicLauncher, jobs: Sequence[_Job], outcomes: Sequenc
     for job, outcome in zip(jobs, outcomes, strict=True):
         config = job.composed.config
         if not isinstance(outcome, Exception):
-            job.told.return_value = outcome.metrics.get(config.checkpoint.monitor)
+            job.told.return_value = outcome.objective(config.checkpoint.monitor)
             continue
         task.raised.append(outcome)
         if isinstance(outcome, Terminated):

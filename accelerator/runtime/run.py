@@ -8,13 +8,14 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerator.errors import AcceleratorError, ConfigError, RunDirectoryError, Terminated, did_you_mean
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
+from accelerator.runtime.checkpoint.meta_handler import read_meta
 from accelerator.runtime.checkpoint.operation import remove_temporary, write_bytes
 from accelerator.runtime.context.build import build_context
 from accelerator.runtime.context.component import check, is_component, present
@@ -50,6 +51,7 @@ class Result:
 
     Attributes:
         metrics: last values; ``test/…`` are those of the best checkpoint.
+        best_metrics: what was measured when the best checkpoint was saved; empty if none was rated.
         run_dir: the run's folder.
         best: the best checkpoint; None if none was saved or measured.
         last: the newest checkpoint.
@@ -67,6 +69,15 @@ class Result:
     work: float
     seconds: float
     run_id: str | None = None
+    best_metrics: dict[str, float] = field(default_factory=dict)
+
+    def objective(self, monitor: str) -> float | None:
+        """What a sweep compares runs by: the monitored value at its best, not the last one.
+
+        Args:
+            monitor: the metric's name.
+        """
+        return self.best_metrics.get(monitor, self.metrics.get(monitor))
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -242,15 +253,17 @@ def left(context: Context, seconds: float) -> Result:
     assert checkpoints is not None
     assert run_dir is not None
     paths = checkpoints.paths()
+    best = checkpoints.best()
     result = Result(
         metrics=dict(context.state.metrics),
         run_dir=run_dir,
-        best=checkpoints.best(),
+        best=best,
         last=paths[-1] if paths else None,
         steps=context.state.step,
         work=context.state.work,
         seconds=seconds,
         run_id=context.run_id,
+        best_metrics={} if best is None else dict(read_meta(best).metrics),
     )
     if context.main:
         write_result(result)

@@ -52,8 +52,8 @@ def describe(
     found = {
         **provenance.git_tags(),
         **provenance.machine_tags(),
-        "command": shlex.join(argv),
-        "overrides": shlex.join(mask_arguments(overrides)),
+        "command": shell.join(argv),
+        "overrides": shell.join(mask_arguments(overrides)),
         "mlflow.source.name": Path(argv[0]).name if argv else "",
         **{
             f"choice.{group.rpartition('/')[2]}": str(option)

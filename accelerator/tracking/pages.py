@@ -17,7 +17,9 @@ from accelerator.tracking.server_process import is_loopback
 
 SECONDS = 5.0  # that one question may take
 MOST = 100  # experiments that are asked for
-COMPARED = 5  # of the newest runs
+LOOKED_AT = 100  # of the newest runs: most of them may be parts of others
+COMPARED = 5
+PARENT, KIND = "mlflow.parentRunId", "kind"
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,15 @@ class Contents:
     Attributes:
         experiments: names by id, the one that changed last first.
         experiment: the id of the experiment with the newest run; None where there is no run.
-        runs: the newest runs of that experiment, the newest first.
+        newest: the newest run of that experiment that is no part of another; None where there is no run.
+        compared: the newest runs that can be compared, the newest first: the parts of `newest` where it has some, such
+            as the jobs of a sweep, else the runs of its kind that stand by themselves.
     """
 
     experiments: dict[str, str]
     experiment: str | None
-    runs: list[Run]
+    newest: Run | None
+    compared: list[Run]
 
 
 def login(secrets: Mapping[str, str]) -> tuple[str, str] | None:
@@ -68,12 +73,28 @@ def contents(base: str, user: tuple[str, str] | None = None) -> Contents:
     experiments = {each["experiment_id"]: each["name"] for each in found.get("experiments", [])}
     newest = _runs(base, list(experiments), 1, user) if experiments else []
     if not newest:
-        return Contents(experiments, None, [])
+        return Contents(experiments, None, None, [])
     experiment = newest[0]["info"]["experiment_id"]
-    infos = [run["info"] for run in _runs(base, [experiment], COMPARED, user)]
-    return Contents(
-        experiments, experiment, [Run(info["run_id"], info.get("run_name", ""), info["status"]) for info in infos]
-    )
+    runs = _runs(base, [experiment], LOOKED_AT, user)
+    # Where all that was asked for are parts, of one that is older still, the newest of them is the best there is.
+    first = next((run for run in runs if _tag(run, PARENT) is None), runs[0])
+    within = [run for run in runs if _tag(run, PARENT) == first["info"]["run_id"]]
+    with_parts = {_tag(run, PARENT) for run in runs}
+    alone = [run for run in runs if _tag(run, PARENT) is None and run["info"]["run_id"] not in with_parts]
+    among = within or alone
+    kind = _tag(among[0], KIND) if among else None
+    compared = [_run(run) for run in among if _tag(run, KIND) == kind][:COMPARED]
+    return Contents(experiments, experiment, _run(first), compared)
+
+
+def _run(found: Mapping[str, Any]) -> Run:
+    info = found["info"]
+    return Run(info["run_id"], info.get("run_name", ""), info["status"])
+
+
+def _tag(found: Mapping[str, Any], key: str) -> str | None:
+    """What a run's tag says; None where it has none."""
+    return next((tag["value"] for tag in found.get("data", {}).get("tags", []) if tag["key"] == key), None)
 
 
 def _runs(base: str, experiments: list[str], most: int, user: tuple[str, str] | None) -> list[dict[str, Any]]:

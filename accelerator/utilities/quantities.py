@@ -12,6 +12,17 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.5g}"
 
 
+def measured(value: float, digits: int = 5) -> str:
+    """A measured value to some digits, and never with an exponent where it counts something.
+
+    >>> measured(0.123456789), measured(112400.0), measured(380150.4), measured(1e-7), measured(3e20)
+    ('0.12346', '112,400', '380,150', '1e-07', '3e+20')
+    """
+    if float(value).is_integer() or abs(value) >= 10**digits:
+        return f"{value:,.0f}" if abs(value) < 1e15 else f"{value:.{digits}g}"
+    return f"{value:.{digits}g}"
+
+
 def duration(seconds: float | None) -> str:
     """A time in the two units that matter; a dash where it is not known.
 

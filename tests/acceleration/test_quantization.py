@@ -48,6 +48,7 @@ def integers(model):
     return {t.name: numpy_helper.to_array(t) for t in tensors if t.name.endswith("weight_quantized")}
 
 
+@pytest.mark.slow
 def test_weights_are_integers_and_the_function_stays(perceptron):
     model, inputs, network = perceptron
     found = quantize(model, inputs)

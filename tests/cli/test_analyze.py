@@ -67,12 +67,15 @@ def test_data_leaves_a_page_json_pictures_and_a_record(folder, capsys):
     assert pictures == {"pictures/inputs_histograms.png", "pictures/targets_histograms.png"}
 
 
+FIELDS = ["data=poisson", "data.inputs=field", "data.grid=8"]
+
+
 @pytest.mark.parametrize(
     "typed",
     [
         ["data=digits"],
-        ["data=text", "data.characters=3000", "data.length=16"],
-        ["data=poisson", "data.inputs=field", "data.grid=8", "data.train=40", "data.val=16", "data.test=16"],
+        pytest.param(["data=text", "data.characters=3000", "data.length=16"], marks=pytest.mark.slow),
+        pytest.param([*FIELDS, "data.train=40", "data.val=16", "data.test=16"], marks=pytest.mark.slow),
         ["data.targets=y"],
         ["data.targets=label"],
     ],

@@ -160,6 +160,7 @@ def test_the_list_shows_names_aliases_and_what_the_newest_measured(folder, capsy
     assert told(capsys, "show", "listed").splitlines()[1].split()[:3] == ["1", "champion", "Production"]
 
 
+@pytest.mark.slow
 def test_what_is_loaded_to_a_file_is_the_network(folder, tmp_path, capsys):
     expected = accelerator.load_model(the_run(folder))(INPUTS)
     file, exported, whole = tmp_path / "m.safetensors", tmp_path / "m.pt2", tmp_path / "m"

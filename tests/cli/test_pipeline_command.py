@@ -303,6 +303,7 @@ def test_a_mistake_is_told(project, capsys, arguments, told):
     assert errors_of(capsys, *arguments) == [told]
 
 
+@pytest.mark.slow
 def test_a_failed_step_ends_the_pipeline_with_its_exit_code(project, capsys):
     data = "[data=arrays, data.path=gone.csv, 'data.inputs=[a]', data.targets=b, model=mlp]"
     write(

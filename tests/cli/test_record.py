@@ -101,6 +101,7 @@ def test_the_experiment_is_named_after_the_folder_and_a_change_of_pieces_is_on_r
     assert run.data.tags["changed.trainer.accumulate"] == "1 → 4 at step 3"
 
 
+@pytest.mark.slow
 def test_one_signal_ends_a_whole_sweep(folder):
     command = [sys.executable, "-m", "accelerator", "train", "-m", *SMALL[:-2], "tracking=none"]
     process = subprocess.Popen(

@@ -88,6 +88,7 @@ def test_another_optimizer_goes_on_without_the_old_ones_moments(run):
     assert main(["train", f"resume='{file}'", "optimizer=sgd", "optimizer.lr=0.01"]) == 0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_can_be_resumed_again(run):
     run_dir, whole = run
     assert main(["train", "resume=last"]) == 0
@@ -97,6 +98,7 @@ def test_a_resumed_run_can_be_resumed_again(run):
     assert json.loads((run_dir / "result.json").read_text())["metrics"] == whole
 
 
+@pytest.mark.slow
 def test_python_resumes_too(run):
     _, whole = run
     assert accelerator.train(["resume=last"]).metrics == whole

@@ -63,6 +63,7 @@ def test_its_jobs_are_nested_below_it_and_compared_with_it(folder, capsys):
     assert parent.info.run_id in printed
 
 
+@pytest.mark.slow
 def test_under_mlflow_run_the_run_it_made_is_the_sweep(folder, monkeypatch):
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     made = client.create_run(client.create_experiment("project")).info.run_id
@@ -140,6 +141,7 @@ def test_a_sweep_none_of_whose_jobs_has_begun_leaves_no_folder(folder):
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_jobs_in_processes_of_a_launcher_are_told_and_recorded(folder, capfd):
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     assert main(["train", "-m", *SMALL, "tracking.model=[]", *launcher, "optimizer.lr=0.1,1e30"]) == 1
@@ -153,7 +155,9 @@ def test_jobs_in_processes_of_a_launcher_are_told_and_recorded(folder, capfd):
     assert parent.info.status == "FAILED"
 
 
-@pytest.mark.parametrize("storage", ["journal:///kept.journal", "sqlite:///kept.db"])
+@pytest.mark.parametrize(
+    "storage", ["journal:///kept.journal", pytest.param("sqlite:///kept.db", marks=pytest.mark.slow)]
+)
 def test_hydras_optuna_sweeper_keeps_its_study(folder, capfd, storage):
     import optuna
 

@@ -147,6 +147,7 @@ def test_a_pruned_trial_is_no_failed_one(folder, capfd):
 
 
 @pytest.mark.usefixtures("no_pictures")
+@pytest.mark.slow
 def test_a_trial_that_is_through_is_not_pruned(folder):
     pruner = ["tune.pruner.name=threshold", "tune.pruner.upper=-1.0", "tune.pruner.n_warmup_steps=2"]
     assert main(["tune", *SMALL, *GRID, "tracking=none", *pruner, "tune.trials=1"]) == 0
@@ -156,6 +157,7 @@ def test_a_trial_that_is_through_is_not_pruned(folder):
     assert "test/loss" in json.loads((folder / "studies/rates/0/result.json").read_text())["metrics"]
 
 
+@pytest.mark.slow
 def test_several_objectives_give_a_front(folder, capfd):
     objectives = "tune.objectives={val/loss:min,parameters:min}"
     space = "tune.space.model.hidden={choice:[[2],[16]]}"
@@ -257,6 +259,7 @@ def test_a_study_without_optuna_says_how_to_get_it(folder, capfd, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_pictures")
+@pytest.mark.slow
 def test_from_python(folder):
     with pytest.raises(ConfigError, match=r"tune.trials=0: expected at least 1"):
         tune([*SMALL, RATES, "tune.trials=0"])

@@ -63,6 +63,7 @@ def test_jobs_are_trained_together_and_left_as_any_run(folder, capsys):
         torch.testing.assert_close(last_state(together[2])["model"][name], value, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_job_can_be_gone_on_with_evaluated_and_loaded(folder, capsys):
     _, (job, _) = sweep(folder, "seed=0,1", "sweep.vectorize=2", "tracking=none")
     assert main(["evaluate", f"load={job}"]) == 0

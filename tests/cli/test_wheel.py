@@ -61,6 +61,7 @@ def test_the_installed_wheel_trains_from_an_empty_directory(clean_environment, t
     assert (empty / "mlflow.db").exists()
 
 
+@pytest.mark.slow
 def test_a_project_is_begun_and_trained_with_what_the_wheel_brings(clean_environment, tmp_path):
     def accelerator(*arguments, folder=tmp_path):
         done = subprocess.run(

@@ -79,6 +79,7 @@ steps:
 """
 
 
+@pytest.mark.faults
 def test_a9_a_training_that_was_killed_goes_on_from_its_checkpoint(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pipeline_run, "may_fork", lambda known: True)  # the faults are in this process's memory

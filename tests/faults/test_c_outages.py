@@ -99,6 +99,7 @@ def test_c1_server_killed_and_back(tmp_path, server, record_property):
     check_outage(tmp_path, server, server.kill, server.start, 2.0, record_property)
 
 
+@pytest.mark.faults
 def test_c4_server_frozen(tmp_path, server, record_property):
     def freeze():
         server.send(signal.SIGSTOP)

@@ -34,7 +34,7 @@ def run(folder, monkeypatch, number, times, *more):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("storage", ["journal", "sqlite:///{}/study.db"])
+@pytest.mark.parametrize("storage", ["journal", pytest.param("sqlite:///{}/study.db", marks=pytest.mark.faults)])
 def test_f2_it_fails_within_two_heartbeats_and_is_tried_again(tmp_path, monkeypatch, record_property, number, storage):
     storage = storage.format(tmp_path)
     code, (moment,) = run(tmp_path, monkeypatch, number, 1, f"tune.storage={storage}")
@@ -48,6 +48,7 @@ def test_f2_it_fails_within_two_heartbeats_and_is_tried_again(tmp_path, monkeypa
     assert took < (2.5 if number == signal.SIGSTOP else 2) * HEARTBEAT + 0.5
 
 
+@pytest.mark.faults
 def test_f2_it_is_given_up_after_as_many_attempts_as_allowed(tmp_path, monkeypatch, capfd):
     code, moments = run(tmp_path, monkeypatch, signal.SIGKILL, 3, "tune.retries=2")
     assert (code, len(moments)) == (0, 3)
@@ -59,6 +60,7 @@ def test_f2_it_is_given_up_after_as_many_attempts_as_allowed(tmp_path, monkeypat
     assert "its process was killed by SIGKILL" in capfd.readouterr().out
 
 
+@pytest.mark.faults
 def test_f2_its_record_says_failed(tmp_path, monkeypatch):
     from mlflow.tracking import MlflowClient
 

@@ -41,7 +41,13 @@ def wait_until(true, what, seconds=60):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGKILL,
+        *(pytest.param(number, marks=pytest.mark.faults) for number in (signal.SIGTERM, signal.SIGINT)),
+    ],
+)
 def test_f3_what_is_done_is_not_done_again(tmp_path, monkeypatch, record_property, number):
     folder = tmp_path / "study"
     pid = started(folder, monkeypatch)

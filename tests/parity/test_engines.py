@@ -97,6 +97,7 @@ def test_random_transforms_are_the_same_on_two_ranks(tmp_path, tiny_config):
 
 # torch's own, when its compiler is first imported.
 @pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.slow
 def test_compiled_steps_give_the_same_losses(tmp_path, tiny_config):
     whole = run(config(tiny_config), tmp_path / "eager")
     assert run(config(tiny_config, compile="default"), tmp_path / "compiled") == pytest.approx(whole, **NEAR)

@@ -8,6 +8,7 @@ from toy_problem import plane
 from accelerator.errors import CheckpointError, ConfigError, DataError, RunDirectoryError
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
+from accelerator.runtime.checkpoint.meta_handler import read_meta
 from accelerator.runtime.run import check_config, dry_run, execute
 
 
@@ -170,3 +171,12 @@ def test_a_dry_run_measures_in_evaluation_mode(tiny_config):
         )
     )
     assert not context.model.training
+
+
+def test_a_run_is_compared_by_its_best_value_not_by_its_last(tiny_config, tmp_path):
+    result = execute(tiny_config(optimizer={"name": "SGD", "lr": 0.05}, trainer={"max_epochs": 4}), tmp_path)
+    assert result.best_metrics == read_meta(result.best).metrics
+    assert result.objective("val/loss") == result.best_metrics["val/loss"] <= result.metrics["val/loss"]
+    result.best_metrics["val/loss"] = 0.25
+    assert result.objective("val/loss") == 0.25
+    assert result.objective("nothing") is None

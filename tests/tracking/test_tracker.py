@@ -156,6 +156,7 @@ def test_an_uploader_that_hangs_is_stopped_within_the_bound(tmp_path, store):
     assert processes_of(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_an_uploader_that_something_killed_is_followed_by_another_at_the_end(tmp_path, store):
     with Journal(tmp_path / "journal.jsonl") as journal:
         tracker = Tracker(tmp_path, journal=journal, uri=uri_of(store))

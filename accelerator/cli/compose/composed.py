@@ -234,7 +234,7 @@ class _Jobs:
             if not isinstance(error, Exception):
                 raise
             return None
-        return result.metrics.get(config.checkpoint.monitor)
+        return result.objective(config.checkpoint.monitor)
 
     def _failed(self, config: DictConfig, sweep: Path, job: int, overrides: list[str], error: BaseException) -> None:
         from accelerator.cli.compose.compose import plain

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from accelerator.pipeline.plan import Pipeline, Step
 from accelerator.pipeline.run import FAILED, MADE, NOT_RUN, OUTPUT, STOPPED, UNCHANGED, Outcome
 from accelerator.pipeline.state import BEGUN, DONE, NEW, Verdict
 from accelerator.tracking.masking import mask_arguments
+from accelerator.utilities import shell
+from accelerator.utilities.quantities import measured as readable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,7 +108,7 @@ def plan_as_json(
 
 def shown(command: Sequence[str]) -> str:
     """A step's command as it can be typed, without secrets."""
-    return shlex.join(["accelerator", *mask_arguments(command)])
+    return shell.join(["accelerator", *mask_arguments(command)])
 
 
 def print_outcome(result: PipelineResult, bars: Sequence[str], rows: Sequence[tuple[str, str]]) -> None:
@@ -138,7 +139,7 @@ def print_outcome(result: PipelineResult, bars: Sequence[str], rows: Sequence[tu
 def measured(metrics: Mapping[str, Any]) -> str:
     """The few values that say most: those of the test, else the first."""
     keys = [key for key in metrics if key.startswith("test/")] or list(metrics)
-    return "  ".join(f"{key} {metrics[key]:.4g}" for key in keys[:_MOST])
+    return "  ".join(f"{key} {readable(metrics[key], 4)}" for key in keys[:_MOST])
 
 
 def _console(*, stderr: bool = False) -> Console:
