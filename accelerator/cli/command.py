@@ -78,7 +78,9 @@ def report(error: AcceleratorError, *, debug: bool) -> None:
     console.print(Text.assemble((f"{what}: ", "bold red"), problems[0] if len(problems) == 1 else ""))
     for problem in problems if len(problems) > 1 else ():
         console.print(Text(f"  • {problem}"))
-    if isinstance(error, UserError) and not isinstance(error, ConfigError) and not debug:  # a typing mistake says it all
+    if (
+        isinstance(error, UserError) and not isinstance(error, ConfigError) and not debug
+    ):  # a typing mistake says it all
         console.print(Text("(--debug shows where it was raised)", "dim"))
 
 

@@ -269,7 +269,8 @@ def _print(jobs: list[JobOutcome], best: JobOutcome | None, monitor: str) -> Non
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:  # a pipe has no width of its own: rows are not folded there
         console = Console(highlight=False, soft_wrap=True, width=1000)
-    table = Table("job", "overrides", "status", f"best {monitor}", "seconds", "run", title="Sweep", title_justify="left")
+    columns = ("job", "overrides", "status", f"best {monitor}", "seconds", "run")
+    table = Table(*columns, title="Sweep", title_justify="left")
     for number, job in enumerate(jobs):
         value = job.metrics.get(monitor)
         table.add_row(

@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+_GAP = 2  # characters between columns
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that may have to give way.
+
+    Attributes:
+        title: above it.
+        cells: one a row.
+        right: put its cells to the right, as numbers are.
+        rank: the greatest is left out first where there is no room for all; 0: never.
+        least: characters it may be cut down to before any is left out; None: not at all.
+    """
+
+    title: str
+    cells: Sequence[str | Text]
+    right: bool = False
+    rank: int = 0
+    least: int | None = None
+
+    @property
+    def width(self) -> int:
+        """The characters its widest cell takes."""
+        from rich.cells import cell_len
+
+        return max(cell_len(line) for cell in (self.title, *self.cells) for line in str(cell).split("\n"))
 
 
 def console() -> Console:
@@ -39,6 +69,40 @@ def table(left: Iterable[str] = (), right: Iterable[str] = (), *, title: str | N
     for name in right:
         made.add_column(clean(name), justify="right", no_wrap=True)
     return made
+
+
+def fitted(out: Console, columns: Sequence[Column]) -> tuple[Table, list[str]]:
+    """A table that is as wide as the terminal at most, and the titles of what there was no room for.
+
+    Piped, everything is in it. What never gives way is folded where not even that fits.
+    """
+    widths = {column.title: column.width for column in columns}
+    room = out.width if sys.stdout.isatty() else max(out.width, sum(widths.values()) + _GAP * len(columns))
+    out.width = room
+    kept = list(columns)
+
+    def spare() -> int:
+        least = (widths[c.title] if c.least is None else min(c.least, widths[c.title]) for c in kept)
+        return room - sum(least) - _GAP * (len(kept) - 1)
+
+    while spare() < 0 and (last := max(kept, key=lambda column: column.rank)).rank:
+        kept.remove(last)
+    made = table()
+    left = spare()
+    for column in kept:
+        if column.least is not None:
+            widths[column.title] = min(widths[column.title], column.least + max(left, 0))
+        folds = left < 0 and widths[column.title] == max(widths[other.title] for other in kept)
+        made.add_column(
+            column.title,
+            justify="right" if column.right else "left",
+            overflow="fold" if folds else "ellipsis",
+            no_wrap=not folds,
+            max_width=None if folds else widths[column.title],
+        )
+    for cells in zip(*(column.cells for column in kept), strict=True):
+        made.add_row(*cells)
+    return made, [column.title for column in columns if column not in kept]
 
 
 def clean(text: str) -> str:

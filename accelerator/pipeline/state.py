@@ -17,7 +17,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,11 @@ class Folder:
 
     Args:
         path: absolute.
+        difference: what became different in a step's config, as text; it is asked for only where something did.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, difference: Callable[[str], str] | None = None) -> None:
+        self.path, self._difference = path, difference
         self.state = _load(path / STATE)
 
     def step(self, name: str) -> Path:
@@ -99,7 +100,8 @@ class Folder:
         if before is None:
             return Verdict(ABSENT, NEW)
         if changed := [key for key in sorted(before.keys() | ingredients) if before.get(key) != ingredients.get(key)]:
-            return Verdict(ABSENT, "; ".join(_change(key, before, ingredients) for key in changed))
+            told = (self._change(step, key, before, ingredients) for key in changed)
+            return Verdict(ABSENT, "; ".join(told))
         result = self.result(step.name)
         if result is None:
             resumable = step.kind.resumes and (folder / CONFIG).is_file() and _has_checkpoint(folder)
@@ -112,6 +114,11 @@ class Folder:
         if (gone := _damaged(step, folder, result)) is not None:
             return Verdict(ABSENT, gone)
         return Verdict(DONE)
+
+    def _change(self, step: Step, key: str, before: Ingredients, now: Ingredients) -> str:
+        told = _change(key, before, now)
+        values = self._difference(step.name) if key == "config" and self._difference is not None else ""
+        return f"{told}: {values}" if values else told
 
     def result(self, name: str) -> dict[str, Any] | None:
         """What a finished step left; None if it left nothing that can be read."""

@@ -32,14 +32,33 @@ class TrainedModel(nn.Module):
     Args:
         network: the trained network.
         transforms: with the statistics of its training split.
+        input_shape: of the samples it was trained with; None if nobody knows. It takes others too, if the network does.
     """
 
-    def __init__(self, network: nn.Module, transforms: Transforms) -> None:
+    def __init__(self, network: nn.Module, transforms: Transforms, input_shape: Sequence[int] | None = None) -> None:
         super().__init__()
         self.network, self.transforms = network, transforms
+        self.input_shape = None if input_shape is None else tuple(input_shape)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Inputs as the data gives them, (B, …), to predictions in the targets' own units, (B, …)."""
+        """Inputs as the data gives them, (B, …), to predictions in the targets' own units, (B, …).
+
+        Raises:
+            ValueError: the network does not take inputs of this shape.
+        """
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self._predict(inputs)
+        try:
+            return self._predict(inputs)
+        except (RuntimeError, IndexError) as error:
+            if self.input_shape is None or tuple(inputs.shape[1:]) == self.input_shape:
+                raise
+            trained, given = ", ".join(map(str, self.input_shape)), ", ".join(map(str, inputs.shape))
+            raise ValueError(
+                f"the network takes no inputs of shape ({given}): it was trained with (batch, {trained}); {error}"
+            ) from error
+
+    def _predict(self, inputs: Tensor) -> Tensor:
         return self.transforms.original(self.network(self.transforms.evaluate(inputs)))
 
 
@@ -65,7 +84,7 @@ def load_model(source: str | Path, device: str | torch.device = "cpu", *, import
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
     if (path / MANIFEST).is_file():
-        verify(path, read_manifest(path), WEIGHTS)
+        verify(path, read_manifest(path))
         path = path / WEIGHTS
     if path.is_file() and not sidecar(path).exists() and (exported := _exported(path)) is not None:
         recipe, tensors = exported
@@ -205,7 +224,8 @@ def build_model(recipe: Mapping[str, Any]) -> TrainedModel:
     network = build("model", recipe["model"], "model", imports=imports, **recipe["facts"])
     if recipe.get("sizes") is not None:
         network = resized(network, recipe["sizes"])
-    return TrainedModel(network, build_transforms(recipe["transform"], imports))
+    transforms = build_transforms(recipe["transform"], imports)
+    return TrainedModel(network, transforms, recipe["facts"].get("input_shape"))
 
 
 def _allow(config: Mapping[str, Any], imports: Sequence[str], path: Path) -> None:

@@ -11,6 +11,7 @@ from accelerator.errors import UserError
 from accelerator.tracking.locations import sqlite_file
 from accelerator.tracking.masking import mask_value
 from accelerator.tracking.mlflow_run import REFUSALS
+from accelerator.tracking.preflight import unwritable
 
 EXAMPLE = "\"metrics.'test/loss' < 0.1 and params.model.name = 'mlp'\""
 
@@ -19,6 +20,9 @@ _NO_ANSWER = re.compile(
     r"(?i)connection refused|timed out|name or service not known|failed to resolve|no route to host"
     r"|network is unreachable|connection reset|remote end closed connection|temporary failure in name resolution"
 )
+
+# As SQLite says it; the second, where the folder is not writable in which it keeps its journal.
+_READ_ONLY = re.compile(r"attempt to write a readonly database|unable to open database file")
 
 
 @contextmanager
@@ -54,7 +58,13 @@ def answering(uri: str, condition: str = "") -> Iterator[None]:
             raise UserError(
                 f"{uri} does not answer ({cause[0]}): start it, or name another store with --uri or MLFLOW_TRACKING_URI"
             ) from error
+        if _READ_ONLY.search(text) is not None:
+            raise UserError(f"the store {uri} cannot be written: {_why_not(uri)}") from error
         raise UserError(f"the store {uri} cannot be read: {text[:300]}") from error
+
+
+def _why_not(uri: str) -> str:
+    return unwritable(uri) or "it is read-only; name a store you may write to with --uri"
 
 
 def check_file(uri: str) -> None:

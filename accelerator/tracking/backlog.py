@@ -16,7 +16,7 @@ from pathlib import Path
 from accelerator.runtime.run_directory import CHECKPOINTS, PLOTS, is_locked, is_owned
 from accelerator.tracking import spool
 
-ROOTS = ("outputs", "multirun")
+ROOTS = ("outputs", "multirun", "pipelines", "studies")
 DEPTH = 6  # folders below a root in which runs are looked for
 PASSED_OVER = (CHECKPOINTS, PLOTS, "artifacts", "__pycache__")
 
@@ -56,16 +56,22 @@ class Backlog:
         return self.condition in (ORPHAN, WAITING, REFUSED)
 
 
-def look(run_dir: Path) -> Backlog | None:
-    """What a run's folder has left to send; None where it holds no record."""
+def look(run_dir: Path, uri: str | None = None) -> Backlog | None:
+    """What a run's folder has left to send; None where it holds no record.
+
+    Args:
+        run_dir: the folder.
+        uri: the store, without credentials; the run's own by default.
+    """
     settings = spool.load(run_dir / spool.SETTINGS, spool.Settings)
     if settings is None:
         return None
-    state = spool.load(run_dir / spool.STATE, spool.State) or spool.State()
+    uri = uri or settings.uri
+    state = spool.load(spool.state_file(run_dir, uri, settings.uri), spool.State) or spool.State()
     unsent = spool.unsent(run_dir / settings.journal, state)
     return Backlog(
         run_dir=run_dir,
-        uri=settings.uri,
+        uri=uri,
         run_id=state.run_id,
         condition=_condition(run_dir, state, unsent),
         status=unsent.status,
@@ -95,8 +101,8 @@ def left_behind(run_dir: Path, uri: str, *, most: int = 20, seconds: float = 1.0
     """Earlier runs beside this one whose record in the same store is unfinished, and whose processes are gone.
 
     Args:
-        run_dir: a run's folder. Runs beside it are those below the nearest ``outputs`` or ``multirun`` around it, else
-            those in its parent folder.
+        run_dir: a run's folder. Runs beside it are those below the nearest of `ROOTS` around it, else those in its
+            parent folder.
         uri: the store.
         most: how many are returned.
         seconds: when to stop looking.

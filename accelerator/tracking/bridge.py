@@ -7,7 +7,6 @@ fit MLflow's limits is named in the tag ``accelerator.params_changed``, and stan
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from accelerator.tracking import provenance
 from accelerator.tracking.limits import PARAM_LENGTH, TAG_LENGTH, cut, legal_key, unique_keys, with_digest
 from accelerator.tracking.masking import mask_arguments, masked
+from accelerator.utilities import shell
 
 CHANGED_TAG = "accelerator.params_changed"
 

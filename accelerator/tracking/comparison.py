@@ -68,7 +68,8 @@ def side_by_side(
         numbers = [value for value in values if value is not None]
         mode = None
         for monitor in (*filter(None, monitors), ()):  # a run that says how it was rated knows better than a name
-            mode = mode or better(name, *monitor)
+            # A step's own loss depends on its batch: the least of them says nothing.
+            mode = None if name == "train/loss" else mode or better(name, *monitor)
         top = best(numbers, mode) if mode else None
         places = [at for at, value in enumerate(values) if value == top and top is not None]
         found[name] = (values, places if len(places) < len(numbers) else [])

@@ -22,7 +22,7 @@ from accelerator.tracking.limits import (
 )
 from accelerator.tracking.locations import artifact_folder, sqlite_file
 from accelerator.tracking.preflight import deleted
-from accelerator.tracking.spool import RUNNING, SETTINGS, STATE, Settings, State, load
+from accelerator.tracking.spool import RUNNING, SETTINGS, Settings, State, load, state_file
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -260,13 +260,13 @@ def _nested_in(settings: Settings, note: Callable[[str], None]) -> dict[str, str
         return {}
     folder = Path(settings.part_of)
     theirs = load(folder / SETTINGS, Settings)
+    state = load(state_file(folder, settings.uri, theirs.uri), State) if theirs is not None else None
+    if state is not None and state.run_id is not None and state.uri == settings.uri:
+        return {PARENT_TAG: state.run_id}
     if theirs is None or theirs.uri != settings.uri:
         note(f"the run stands by itself: {folder}, which it is a part of, keeps no record in {settings.uri}")
         return {}
-    state = load(folder / STATE, State)
-    if state is None or state.run_id is None:
-        raise ConnectionError(f"the run in {folder}, which this one is a part of, has not arrived yet")
-    return {PARENT_TAG: state.run_id}
+    raise ConnectionError(f"the run in {folder}, which this one is a part of, has not arrived yet")
 
 
 def _continue(client: MlflowClient, run_id: str, settings: Settings, note: Callable[[str], None]) -> MlflowRun:

@@ -40,8 +40,8 @@ LOADER = "accelerator.tracking.pyfunc"
 MODEL_NAME = "model"  # so that runs:/<id>/model is its address
 
 # Tags of a LoggedModel: what its manifest and its MLmodel must hash to, and what it is.
-DIGEST_TAG, MLMODEL_TAG, FORMATS_TAG, CLASS_TAG, DATA_TAG, NOTES_TAG = (
-    f"accelerator.{name}" for name in ("digest", "mlmodel", "formats", "class", "data", "notes")
+DIGEST_TAG, MLMODEL_TAG, FORMATS_TAG, CLASS_TAG, DATA_TAG, NOTES_TAG, INPUTS_TAG, OUTPUTS_TAG = (
+    f"accelerator.{name}" for name in ("digest", "mlmodel", "formats", "class", "data", "notes", "inputs", "outputs")
 )
 
 
@@ -72,6 +72,8 @@ def log_model(client: MlflowClient, run_id: str, experiment_id: str, folder: Pat
             DIGEST_TAG: digest,
             FORMATS_TAG: " ".join(manifest.formats),
             CLASS_TAG: manifest.cls,
+            INPUTS_TAG: array(manifest.inputs),
+            OUTPUTS_TAG: array(manifest.outputs),
             DATA_TAG: f"{manifest.data['name']} {manifest.data.get('digest', '')}".strip(),
             **({NOTES_TAG: "; ".join(manifest.notes)[:5000]} if manifest.notes else {}),
         },
@@ -86,6 +88,11 @@ def log_model(client: MlflowClient, run_id: str, experiment_id: str, folder: Pat
     client.log_model_artifacts(model.model_id, str(folder))
     client.finalize_logged_model(model.model_id, "READY")
     return model.model_id
+
+
+def array(facts: Mapping[str, Any]) -> str:
+    """Shape and type of what a model takes or gives: ``(batch, 64) float32``."""
+    return f"({', '.join(map(str, ['batch', *facts['shape'][1:]]))}) {facts['dtype']}"
 
 
 def logged_models(client: MlflowClient, run_id: str) -> list[LoggedModel]:

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from accelerator.errors import UserError, did_you_mean
 from accelerator.tracking.answers import answering
-from accelerator.tracking.model_files import DATA_TAG, DIGEST_TAG, FORMATS_TAG, MLMODEL_TAG, logged_models
+from accelerator.tracking.model_files import (
+    DATA_TAG,
+    DIGEST_TAG,
+    FORMATS_TAG,
+    INPUTS_TAG,
+    MLMODEL_TAG,
+    OUTPUTS_TAG,
+    logged_models,
+)
 from accelerator.tracking.query import Store, StoredRun
 
 if TYPE_CHECKING:
@@ -37,6 +45,7 @@ _ALIAS = re.compile(r"[A-Za-z][\w-]*")
 _RESERVED = re.compile(r"(?i)latest|v\d+")
 _WANTED = re.compile(r"(?:models:/+)?(?P<name>[^/@:]+)(?:/(?P<version>[^/@]*)|@(?P<alias>[^/@]*))?")
 _PAGE = 1000
+_COPIED = (DIGEST_TAG, MLMODEL_TAG, FORMATS_TAG, DATA_TAG, INPUTS_TAG, OUTPUTS_TAG)  # from the LoggedModel
 
 
 @dataclass(frozen=True)
@@ -334,7 +343,7 @@ def _known(run: StoredRun, model: LoggedModel) -> dict[str, str]:
     from accelerator.tracking.limits import TAG_LENGTH, cut, legal_key
 
     told = {name: run.tags.get(name) for name in ("config.fingerprint", "git.commit", "git.dirty", "group", "run_dir")}
-    told |= {name: model.tags.get(name) for name in (DIGEST_TAG, MLMODEL_TAG, FORMATS_TAG, DATA_TAG)}
+    told |= {name: model.tags.get(name) for name in _COPIED}
     told |= {f"{METRIC_TAG}{metric.key}": repr(metric.value) for metric in model.metrics or ()}
     told |= {"model": model.model_type, "run": run.name, "experiment": run.experiment}
     return {legal_key(name): cut(value, TAG_LENGTH) for name, value in told.items() if value}

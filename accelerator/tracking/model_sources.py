@@ -60,13 +60,22 @@ class Fetched(NamedTuple):
         Raises:
             CheckpointError: one is missing, or differs.
         """
-        manifest, path = self.manifest(), self.folder / MLMODEL
+        manifest = self.manifest()
         verify(self.folder, manifest)
+        self.check_description()
+        return manifest
+
+    def check_description(self) -> None:
+        """Compare MLflow's file, which the manifest does not know, with what the store says of it.
+
+        Raises:
+            CheckpointError: it is missing, or differs.
+        """
+        path = self.folder / MLMODEL
         if (wanted := self.tags.get(MLMODEL_TAG)) is not None and (
             not path.is_file() or sha256(path.read_bytes()).hexdigest() != wanted
         ):
             raise CheckpointError(f"{path} is not the file that was logged; the model is refused")
-        return manifest
 
 
 def load_model(
@@ -107,6 +116,7 @@ def load_model(
 
     with fetched(open_store(uri), str(source)) as found:
         found.manifest()
+        found.check_description()
         return trained.load_model(found.folder, device, imports=imports)
 
 

@@ -73,6 +73,15 @@ def unreachable(uri: str) -> str | None:
     return answer if isinstance(answer, str) else None
 
 
+def unwritable(uri: str) -> str | None:
+    """Why a SQLite file cannot be written, in a sentence; None where it can, or the store is none."""
+    location = locate(uri)
+    if (file := sqlite_file(location.uri)) is None:
+        return None
+    found = _file_problems(file, location.uri, "", "name a store you may write to with --uri")
+    return "; ".join(found) or None
+
+
 def no_answer(uri: str, error: Exception) -> str | None:
     """A server that cannot be reached, in a sentence; None where the error tells of something else."""
     found = _OWN_WORDS.search(str(error)) if urlsplit(uri).scheme in SERVERS else None
@@ -87,46 +96,48 @@ def deleted(name: str, experiment_id: str, uri: str) -> str:
     )
 
 
-def _folder_problems(folder: Path, what: str) -> list[str]:
+def _folder_problems(folder: Path, what: str, remedy: str = REMEDY) -> list[str]:
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
     if not there.is_dir():
-        return [f"{what} cannot be made: {there} is a file; {REMEDY}"]
+        return [f"{what} cannot be made: {there} is a file; {remedy}"]
     if not os.access(there, os.W_OK | os.X_OK):
         made = "written" if there == folder else f"made: {there} is not writable"
-        return [f"{what} cannot be {made}; {REMEDY}"]
+        return [f"{what} cannot be {made}; {remedy}"]
     return []
 
 
-def _file_problems(file: Path, uri: str, experiment: str) -> list[str]:
+def _file_problems(file: Path, uri: str, experiment: str, remedy: str = REMEDY) -> list[str]:
     if not file.exists():
-        return _folder_problems(file.parent, f"the folder of the record, {file.parent},")
+        return _folder_problems(file.parent, f"the folder of the record, {file.parent},", remedy)
     if not file.is_file():
-        return [f"tracking.uri={uri}: {file} is not a file; {REMEDY}"]
+        return [f"tracking.uri={uri}: {file} is not a file; {remedy}"]
     if not os.access(file, os.W_OK):
-        return [f"the record {file} is read-only; {REMEDY}, or make the file writable"]
-    if problems := _folder_problems(file.parent, f"the folder of the record, {file.parent},"):
+        return [f"the record {file} is read-only; {remedy}, or make the file writable"]
+    if problems := _folder_problems(file.parent, f"the folder of the record, {file.parent},", remedy):
         return problems  # SQLite writes its journal beside the file
     with file.open("rb") as opened:
         beginning = opened.read(16)
     if beginning and beginning != b"SQLite format 3\0":
-        return [f"the record {file} is not a SQLite file; {REMEDY}, or move the file away"]
+        return [f"the record {file} is not a SQLite file; {remedy}, or move the file away"]
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=0)) as connection:
-            return _database_problems(connection, file, uri, experiment)
+            return _database_problems(connection, file, uri, experiment, remedy)
     except sqlite3.OperationalError:  # locked by a writer, or without MLflow's tables yet
         return []
     except sqlite3.DatabaseError as error:
-        return [f"the record {file} is damaged: {error}; {REMEDY}, or put a copy of it in its place"]
+        return [f"the record {file} is damaged: {error}; {remedy}, or put a copy of it in its place"]
 
 
-def _database_problems(connection: sqlite3.Connection, file: Path, uri: str, experiment: str) -> list[str]:
+def _database_problems(
+    connection: sqlite3.Connection, file: Path, uri: str, experiment: str, remedy: str
+) -> list[str]:
     versions = connection.execute("SELECT version_num FROM alembic_version").fetchall()
     if len(versions) == 1 and (known := _known_revisions()):
         revision = versions[0][0]
         if revision not in known:
-            return [f"the record {file} was made by a newer MLflow than is installed here; {REMEDY}, or update MLflow"]
+            return [f"the record {file} was made by a newer MLflow than is installed here; {remedy}, or update MLflow"]
         if known[revision]:
             return [
                 f"the record {file} was made by an older MLflow: copy the file, then bring it up to date with "

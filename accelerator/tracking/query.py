@@ -22,7 +22,9 @@ from accelerator.tracking.mlflow_run import ENVIRONMENT
 if TYPE_CHECKING:
     from mlflow.tracking.client import MlflowClient
 
-PARENT_TAG, NAME_TAG = "mlflow.parentRunId", "mlflow.runName"
+PARENT_TAG, NAME_TAG, DIFFERENCE_TAG = "mlflow.parentRunId", "mlflow.runName", "config.difference"
+
+WHOLES = ("pipeline", "sweep", "tune")  # kinds of runs that consist of others
 
 SHORTEST_ID = 6  # digits; shorter words of them could be anything
 
@@ -71,6 +73,11 @@ class StoredRun:
     def parent(self) -> str | None:
         """The id of the run it is a part of."""
         return self.tags.get(PARENT_TAG)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it consists of other runs, as a sweep does."""
+        return self.tags.get("kind") in WHOLES
 
     @property
     def group(self) -> str | None:
@@ -173,7 +180,8 @@ class Store:
             near = did_you_mean(wanted, known, show=0)
             raise UserError(f"no run '{wanted}' in {self.uri}{near}{short}; accelerator runs list shows what there is")
         rows = "".join(f"\n  {run.id}  {run.experiment}  {when(run.started)}  {run.name}" for run in found[:12])
-        raise UserError(f"'{wanted}' may be {len(found)} runs; give more digits of the id of one:{rows}")
+        give = "more digits of the id" if found[0].id.startswith(word) else "the id"
+        raise UserError(f"'{wanted}' may be {len(found)} runs; give {give} of one:{rows}")
 
     def by_ids(self, ids: Iterable[str]) -> list[StoredRun]:
         """Those of these runs that are there and not deleted."""

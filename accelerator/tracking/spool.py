@@ -1,7 +1,8 @@
 """The files through which the training process and its uploader know of each other.
 
 Each file has one writer, and is replaced in one step: ``tracking.json`` by the training process, before the uploader
-starts; ``tracking.state.json`` by the uploader, after every batch.
+starts; ``tracking.state.json`` by the uploader, after every batch. That one is of the store the run was made in first; a
+copy in another store has a file of its own (see `state_file`), so that the run is found by the id it got first.
 """
 
 from __future__ import annotations
@@ -115,6 +116,20 @@ class State:
     error: str | None = None
     refused: bool = False
     sampled: int = -1
+
+
+def state_file(run_dir: Path, uri: str, own: str) -> Path:
+    """Where it is noted how far the uploader to a store is.
+
+    Args:
+        run_dir: the run directory.
+        uri: the store, without credentials.
+        own: the store of the run's settings. Another becomes the run's own if no run was ever made elsewhere.
+    """
+    state = load(run_dir / STATE, State)
+    if uri == own or state is None or state.run_id is None or state.uri == uri:
+        return run_dir / STATE
+    return run_dir / f"tracking.state.{sha256(uri.encode()).hexdigest()[:12]}.json"
 
 
 def save(path: Path, record: Settings | State) -> None:

@@ -25,6 +25,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -64,15 +65,19 @@ class Uploader:
         settings: what is asked for.
         uri: the store, with credentials where it needs them.
         lifeline: on the training process.
+        state_file: where it is noted how far this is; by default, where it is for the run's own store.
     """
 
-    def __init__(self, run_dir: Path, settings: spool.Settings, uri: str, lifeline: Lifeline) -> None:
+    def __init__(
+        self, run_dir: Path, settings: spool.Settings, uri: str, lifeline: Lifeline, state_file: Path | None = None
+    ) -> None:
         self.run_dir = run_dir
         self.settings = settings
         self.uri = uri
         self.lifeline = lifeline
         self.journal = run_dir / settings.journal
-        self.state = spool.load(run_dir / spool.STATE, spool.State) or spool.State()
+        self.state_file = state_file or run_dir / spool.STATE
+        self.state = spool.load(self.state_file, spool.State) or spool.State()
         self.run: MlflowRun | None = None
         self.system: SystemMetrics | None = None
         self.batch = METRICS_A_BATCH
@@ -224,7 +229,7 @@ class Uploader:
             case "params":
                 run.log_params(line["values"])
                 if not run.continued:
-                    run.compare(self.run_dir / DIFFERENCE)
+                    self._compare(run)
             case "change":
                 key, change = line["name"], f"{line['was']} → {line['now']} at step {line['step']}"
                 earlier = self.state.changes.get(key)
@@ -246,6 +251,13 @@ class Uploader:
                 self.state.status = line["value"]
             case other:
                 self._note_once(f"event {other}", "is not known here and was left out")
+
+    def _compare(self, run: MlflowRun) -> None:
+        if self.state_file.name == spool.STATE:
+            run.compare(self.run_dir / DIFFERENCE)
+            return
+        with TemporaryDirectory() as folder:  # the one in the run's folder tells of its own store
+            run.compare(Path(folder) / DIFFERENCE)
 
     def _close(self, run: MlflowRun) -> None:
         status = self.state.status if self.state.status in spool.FINAL else "KILLED"
@@ -291,12 +303,12 @@ class Uploader:
         told = str(error) if isinstance(error, RecordRefusedError | JournalCutError) else whole
         self.state.error = no_answer(self.settings.uri, error) or told[:2000]
         with suppress(OSError):  # the disk may be what fails
-            spool.save(self.run_dir / spool.STATE, self.state)
+            spool.save(self.state_file, self.state)
 
     def _save(self, offset: int) -> None:
         self.state.offset = offset
         self.state.tail = spool.tail_of(self.journal, offset)
-        spool.save(self.run_dir / spool.STATE, self.state)
+        spool.save(self.state_file, self.state)
 
 
 def upload(run_dir: Path, uri: str | None = None, parent: int | None = None, patience: float | None = None) -> int:
@@ -316,6 +328,7 @@ def upload(run_dir: Path, uri: str | None = None, parent: int | None = None, pat
     if settings is None:
         print(f"{run_dir} holds no record to upload: {spool.SETTINGS} is missing or damaged", flush=True)
         return REFUSED
+    own = settings.uri
     if patience is not None:
         settings = replace(settings, patience=patience)
     try:
@@ -332,7 +345,8 @@ def upload(run_dir: Path, uri: str | None = None, parent: int | None = None, pat
     while True:
         try:
             with lock.acquire(timeout=1.0):
-                return Uploader(run_dir, settings, uri or settings.uri, lifeline).upload()
+                state = spool.state_file(run_dir, settings.uri, own)
+                return Uploader(run_dir, settings, uri or settings.uri, lifeline, state).upload()
         except Timeout:
             if lifeline.ended():
                 print("another uploader is at work on this run", flush=True)

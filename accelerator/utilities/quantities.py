@@ -18,7 +18,7 @@ def measured(value: float, digits: int = 5) -> str:
     >>> measured(0.123456789), measured(112400.0), measured(380150.4), measured(1e-7), measured(3e20)
     ('0.12346', '112,400', '380,150', '1e-07', '3e+20')
     """
-    if float(value).is_integer() or abs(value) >= 10**digits:
+    if float(value).is_integer() or abs(value) >= 10**digits - 0.5:
         return f"{value:,.0f}" if abs(value) < 1e15 else f"{value:.{digits}g}"
     return f"{value:.{digits}g}"
 

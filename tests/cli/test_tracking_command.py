@@ -13,6 +13,7 @@ from record_helpers import fresh_store, metric_rows, prepare, query, state_of, s
 from accelerator.cli.app import main
 from accelerator.runtime.run_directory import owned
 from accelerator.tracking import spool, uploader
+from accelerator.tracking.backlog import ROOTS
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +108,62 @@ def test_another_store_gets_whole_runs_in_numbers_for_programs(folder, capsys):
     (told,) = json.loads(capsys.readouterr().out)
     assert (told["condition"], told["problem"], told["closed"]) == ("sent", None, "FINISHED")
     assert query(copied, "select count(*) from metrics") == query(store, "select count(*) from metrics") == [(3,)]
-    assert query(copied, "select run_uuid from runs") == [(state_of(run).run_id,)]
+    assert query(copied, "select run_uuid from runs") == [(told["run_id"],)]
+    assert told["uri"] == uri_of(copied)
+    # The run is still found by the id it has in its own store, and a second copy is the same run there.
+    assert query(store, "select run_uuid from runs") == [(state_of(run).run_id,)]
+    assert state_of(run).uri == uri_of(store)
+    assert main(["tracking", "sync", "outputs", "--uri", uri_of(copied)]) == 0
+    assert query(copied, "select run_uuid from runs") == [(told["run_id"],)]
+    assert query(copied, "select count(*) from metrics") == [(3,)]
+
+
+def test_the_first_store_a_run_reaches_becomes_its_own(folder, capsys):
+    run = a_run(folder / "outputs" / "1", folder / "nowhere" / "mlflow.db")
+    store = fresh_store(folder)
+    assert main(["tracking", "sync", "--uri", uri_of(store)]) == 0
+    assert query(store, "select run_uuid from runs") == [(state_of(run).run_id,)]
+    assert [path.name for path in run.glob("tracking.state*")] == [spool.STATE]
+    assert main(["tracking", "status"]) == 0
+    assert "nothing is left to send: 1 run looked at" in capsys.readouterr().out
+
+
+def test_a_copied_sweep_keeps_its_parts_below_it(folder):
+    store, copy = fresh_store(folder), folder / "copy"
+    copy.mkdir()
+    copied = fresh_store(copy)
+    whole = a_run(folder / "studies" / "s" / "1", store)
+    part = a_run(folder / "studies" / "s" / "1" / "trials" / "0", store, parent=whole)
+    for where, asked in ((store, []), (copied, ["--uri", uri_of(copied)])):
+        assert main(["tracking", "sync", str(part), str(whole), *asked]) == 0
+        runs = query(where, "select run_uuid from runs order by start_time, run_uuid")
+        assert len(runs) == 2
+        (found,) = query(where, "select run_uuid, value from tags where key = 'mlflow.parentRunId'")
+        assert {(id,) for id in found} == set(runs)
+    assert query(store, "select value from tags where key = 'mlflow.parentRunId'") == [(state_of(whole).run_id,)]
+
+
+def test_runs_of_every_kind_are_looked_for(folder, capsys):
+    from accelerator.cli.which_run import PLACES
+
+    runs = ["outputs/d/1", "multirun/d/t/0", "pipelines/p/1", "pipelines/p/1/steps/a/b", "studies/s/1/trials/3"]
+    for run in runs:
+        a_run(folder / run, "unused.db")
+    assert main(["tracking", "status", "--json"]) == 0
+    assert {found["run_dir"] for found in json.loads(capsys.readouterr().out)} == {str(folder / run) for run in runs}
+    assert {place.split("/")[0] for place in PLACES} == set(ROOTS)
+
+
+def test_a_store_that_cannot_be_written_is_told_before_anything_is_sent(folder, capsys, monkeypatch):
+    store = fresh_store(folder)
+    run = a_run(folder / "outputs" / "1", store)
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != store and allowed(path, mode))  # root may all
+    for asked in (["--uri", uri_of(store)], []):
+        assert main(["tracking", "sync", *asked]) == 3
+        said = " ".join("".join(capsys.readouterr()).split())
+        assert f"the record {store} is read-only; name a store you may write to with --uri, or make" in said
+        assert state_of(run) is None
 
 
 @pytest.mark.parametrize(

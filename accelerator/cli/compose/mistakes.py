@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -22,6 +23,7 @@ from omegaconf.errors import (
 from accelerator.cli.compose.compose import COMPOSITION_ERRORS, aliases, composer, group_options, groups, plain
 from accelerator.cli.compose.schema import RunConfig
 from accelerator.errors import ConfigError, did_you_mean
+from accelerator.utilities.shell import quote
 
 # A file that sets a key nobody knows: Hydra tells it in words only.
 _IN_FILE = re.compile(r"In '(?P<file>[^']+)': Config(Key|Attribute)Error.*full_key: (?P<key>\S+)", re.DOTALL)
@@ -30,6 +32,10 @@ _TYPE_IN_FILE = re.compile(
     r"In '(?P<file>[^']+)': ValidationError[^\n]*\n\s*(?P<told>[^\n]*)\n\s*full_key: *(?P<key>\S*)", re.DOTALL
 )
 _SECTION_IN_FILE = re.compile(r"Merge error: \w+ is not a subclass of (?P<section>\w+)Config\. value: (?P<value>.*)")
+
+MOST_PIECES = 50  # arguments that one value may have come apart into
+_PARSER = OverridesParser.create()
+_OF_A_STEP = re.compile(r"^[\w-]+:(?=[^=:]+=)")  # of a pipeline: step:key=value
 
 # What a value can be taken from besides a key.
 _RESOLVERS = ("oc.env", "git", "now", "hydra", "oc.select", "oc.decode", "oc.create", "oc.deprecated")
@@ -42,9 +48,9 @@ def diagnose(arguments: Sequence[str], error: Exception) -> ConfigError:
     remains is then checked against the components' signatures. This takes as many compositions as there are
     overrides, which only a wrong command line pays for.
     """
-    overrides = _overrides(arguments)
+    whole, problems = split_by_spaces(arguments)
+    overrides = _overrides(whole)
     good: list[str] = []
-    problems: list[str] = []
     with composer() as compose:
         try:
             config = compose([])
@@ -60,6 +66,47 @@ def diagnose(arguments: Sequence[str], error: Exception) -> ConfigError:
                 good.append(_first_value(override))
         problems += _component_problems(config) if problems else _interpolations(config) or [reason(error)]
     return ConfigError(problems)
+
+
+def split_by_spaces(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Find values that a shell took apart, such as ``a=[1,`` and ``2]``.
+
+    Returns:
+        The arguments that are whole, and a sentence for each that is not.
+    """
+    whole: list[str] = []
+    problems: list[str] = []
+    at = 0
+    while at < len(arguments):
+        count = _pieces(arguments[at:])
+        if count == 1:
+            whole.append(arguments[at])
+        else:
+            text = " ".join(arguments[at : at + count])
+            problems.append(f"{text}: a space ends an argument; quote it: {quote(text)}")
+        at += count
+    return whole, problems
+
+
+def _pieces(arguments: Sequence[str]) -> int:
+    """How many of the arguments, from the first on, make one override together."""
+    text = arguments[0]
+    key, equals, value = text.partition("=")
+    if not equals or key.startswith("-") or not any(sign in value for sign in "[({'\"") or _can_be_read(text):
+        return 1
+    for count, argument in enumerate(arguments[1:MOST_PIECES], 2):
+        text = f"{text} {argument}"
+        if _can_be_read(text):
+            return count
+    return 1
+
+
+def _can_be_read(override: str) -> bool:
+    try:
+        _PARSER.parse_override(_OF_A_STEP.sub("", override))
+    except OverrideParseException:
+        return False
+    return True
 
 
 def reason(error: BaseException) -> str:
@@ -237,9 +284,7 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 
 def _first_value(override: str) -> str:
     """A sweep ``key=a,b`` is judged by its first value."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    parsed = OverridesParser.create().parse_override(override) if "=" in override else None
+    parsed = _PARSER.parse_override(override) if "=" in override else None
     if parsed is None or not parsed.is_sweep_override():
         return override
     first = next(iter(parsed.sweep_string_iterator()))

@@ -16,7 +16,7 @@ from accelerator.cli.tables import clean, console, short, table
 from accelerator.errors import ConfigError, UserError
 from accelerator.runtime.model_manifest import PICKLE, PT2, WEIGHTS, Manifest
 from accelerator.tracking.locations import locate
-from accelerator.tracking.model_files import DATA_TAG, DIGEST_TAG, FORMATS_TAG
+from accelerator.tracking.model_files import DATA_TAG, DIGEST_TAG, FORMATS_TAG, INPUTS_TAG, OUTPUTS_TAG, array
 from accelerator.tracking.model_registry import CHALLENGER, CHAMPION, METRIC_TAG, ModelVersion, Registry
 from accelerator.tracking.model_sources import fetched, in_store
 from accelerator.tracking.query import open_store, when
@@ -111,6 +111,8 @@ def _show_version(registry: Registry, version: ModelVersion, *, as_json: bool) -
         "description": version.description,
         "created": when(version.created),
         "network": tags.get("model"),
+        "inputs": tags.get(INPUTS_TAG),
+        "predictions": tags.get(OUTPUTS_TAG),
         "formats": tags.get(FORMATS_TAG),
         "run": " ".join(filter(None, (version.run_id, tags.get("run")))),
         "experiment": tags.get("experiment"),
@@ -169,9 +171,7 @@ def _write(folder: Path, manifest: Manifest, out: Path, *, force: bool) -> None:
 
 
 def _print_use(source: str, manifest: Manifest, out: Path | None, uri: str | None) -> None:
-    shape = ", ".join(map(str, ["batch", *manifest.inputs["shape"][1:]]))
-    result = ", ".join(map(str, ["batch", *manifest.outputs["shape"][1:]]))
-    print(f"inputs ({shape}) {manifest.inputs['dtype']} → predictions ({result}) {manifest.outputs['dtype']}")
+    print(f"inputs {array(manifest.inputs)} → predictions {array(manifest.outputs)}")
     arguments = [repr(source if out is None else str(out))]
     if out is not None and out.suffix == ".pt2":
         print(f"in Python: torch.export.load({arguments[0]}).module()(inputs)")

@@ -76,7 +76,13 @@ def run_pipeline(name: str, overrides: Sequence[str] = (), **options: Any) -> Pi
 
 
 def _act(arguments: list[str]) -> int:
-    options = _parser().parse_intermixed_args(_unpacked(arguments))
+    unpacked = _unpacked(arguments)
+    if any("=" in word for word in unpacked):
+        from accelerator.cli.compose.mistakes import split_by_spaces
+
+        if problems := split_by_spaces(unpacked)[1]:
+            raise ConfigError(problems)
+    options = _parser().parse_intermixed_args(unpacked)
     named = [word.partition("=")[2] for word in options.words if word.startswith("pipeline=")]
     typed = [word for word in options.words if _is_override(word) and not word.startswith("pipeline=")]
     bare = [word for word in options.words if not _is_override(word)]

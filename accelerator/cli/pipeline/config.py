@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from accelerator.cli.compose.compose import COMPOSITION_ERRORS, composer, composition, group_options, plain
@@ -22,6 +24,8 @@ from accelerator.errors import CheckpointError, ConfigError, did_you_mean
 from accelerator.pipeline.plan import ALL, KEYS, Pipeline, Step, read
 from accelerator.runtime.checkpoint.meta_handler import fingerprint
 from accelerator.runtime.context.component import find, is_component
+from accelerator.runtime.run_directory import CONFIG
+from accelerator.tracking.masking import masked
 
 CONFIG_NAME = "pipeline"
 
@@ -30,6 +34,8 @@ _FREE = ("tracking", "resume", "vars")
 
 # Of the pipeline's own record; each step has its own.
 _NOT_PASSED_ON = ("run_name", "parent")
+
+_MOST_TOLD, _LONGEST = 3, 40  # values that changed, and characters of one
 
 _OF_A_STEP = re.compile(r"(?P<step>[\w-]+):(?P<override>[^=:]+=.*|~.+)", re.DOTALL)
 _BARE = re.compile(r"[A-Za-z_/][\w./-]*", re.ASCII)
@@ -50,6 +56,7 @@ class Prepared:
         shared: overrides by which each step's record goes where the pipeline's goes.
         fingerprints: of the composed steps' configs, by name.
         threads: of this process, before any code of the user's was imported.
+        recorded: of the composed steps' configs what decides, by dotted key, as it stands in a record.
     """
 
     pipeline: Pipeline
@@ -61,6 +68,22 @@ class Prepared:
     shared: list[str]
     fingerprints: dict[str, str]
     threads: int
+    recorded: dict[str, dict[str, Any]]
+
+    def difference(self, step: str) -> str:
+        """What a step's config has other values in than the one it was made with, and which."""
+        try:
+            before = _deciding(OmegaConf.to_container(OmegaConf.load(self.run_dir / step / CONFIG)))
+        except (OSError, YAMLError, OmegaConfBaseException):
+            return ""
+        now = self.recorded[step]
+        changed = [
+            f"{key} {_shown(before, key)} → {_shown(now, key)}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
+        more = f", and {len(changed) - _MOST_TOLD} more" if len(changed) > _MOST_TOLD else ""
+        return ", ".join(changed[:_MOST_TOLD]) + more
 
 
 def prepare(name: str, typed: Sequence[str]) -> Prepared:
@@ -113,8 +136,9 @@ def prepare(name: str, typed: Sequence[str]) -> Prepared:
         dict(config.hydra.runtime.choices),
         files,
         shared,
-        {step: fingerprint(computing(config, _FREE, ())) for step, config in configs.items()},
+        {step: fingerprint(computing(config, _FREE, ())) for step, (config, _) in configs.items()},
         threads,
+        {step: _deciding(masked(*config)) for step, config in configs.items()},
     )
 
 
@@ -167,9 +191,25 @@ def literal(value: Any) -> str:
     return json.dumps(value)
 
 
-def _composed_steps(pipeline: Pipeline, shared: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def _deciding(config: Any) -> dict[str, Any]:
+    """What decides of a step's config, by dotted key; what it loads is told by the name of another step."""
+    return {key: value for key, value in computing(config, _FREE, ()).items() if key != "load"}
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    """A value in few words."""
+    if key not in values:
+        return "default"
+    text = json.dumps(values[key], ensure_ascii=False, default=str).strip('"')
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+_Composed = tuple[dict[str, Any], dict[str, Any]]  # resolved, and before interpolation
+
+
+def _composed_steps(pipeline: Pipeline, shared: Sequence[str]) -> tuple[dict[str, _Composed], list[str]]:
     """Each step's config, composed and checked, and the mistakes of all."""
-    configs: dict[str, Any] = {}
+    configs: dict[str, _Composed] = {}
     problems: list[str] = []
     for step in pipeline.steps.values():
         if not step.kind.composed:
@@ -188,13 +228,14 @@ def _composed_steps(pipeline: Pipeline, shared: Sequence[str]) -> tuple[dict[str
     return configs, [*problems, *_left_without_network(pipeline, configs)]
 
 
-def _composed(step: Step, arguments: Sequence[str]) -> dict[str, Any]:
+def _composed(step: Step, arguments: Sequence[str]) -> _Composed:
     from accelerator.cli.load import check_not_accelerated
     from accelerator.runtime.run import check_config
 
     try:
         with composer() as compose:
-            config = plain(compose(arguments))
+            composed = compose(arguments)
+        config, unresolved = plain(composed), plain(composed, resolve=False)
     except COMPOSITION_ERRORS as error:
         raise diagnose(arguments, error) from error
     check_config(config)
@@ -202,17 +243,17 @@ def _composed(step: Step, arguments: Sequence[str]) -> dict[str, Any]:
         check_not_accelerated(config, step.run)
     elif not is_component(config["acceleration"]):
         raise ConfigError("acceleration=none does nothing: choose acceleration=prune or acceleration=quantize")
-    return config
+    return config, unresolved
 
 
-def _left_without_network(pipeline: Pipeline, configs: Mapping[str, Any]) -> list[str]:
+def _left_without_network(pipeline: Pipeline, configs: Mapping[str, _Composed]) -> list[str]:
     """A method of acceleration may leave a file that no step can load."""
     problems = []
     for step in pipeline.steps.values():
         source = step.source
         if source is None or source not in configs or pipeline.steps[source].run != "accelerate":
             continue
-        config = configs[source]
+        config, _ = configs[source]
         method = find("acceleration", config["acceleration"], "acceleration", tuple(config["imports"]))
         if not hasattr(method, "apply"):
             problems.append(

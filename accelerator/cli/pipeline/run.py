@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerator.cli.which_run import run_id
 from accelerator.errors import ConfigError, StepError, Terminated, did_you_mean
 from accelerator.pipeline.process import forked, may_fork, spawned, threads
 from accelerator.pipeline.run import MADE, OUTPUT, UNCHANGED, Execution, Listener
@@ -19,6 +19,7 @@ from accelerator.pipeline.state import BEGUN, Folder
 from accelerator.pipeline.timeline import Bar, as_text, draw
 from accelerator.runtime.run_directory import JOURNAL, RESULT, owned
 from accelerator.tracking.masking import mask_arguments
+from accelerator.utilities import shell
 
 if TYPE_CHECKING:
     from accelerator.cli.pipeline.config import Prepared
@@ -74,7 +75,7 @@ def show_plan(prepared: Prepared, options: Options) -> None:
     from accelerator.cli.pipeline.show import Told, plan_as_json, print_plan
 
     prepared = as_asked(prepared, options)
-    folder = Folder(prepared.run_dir)
+    folder = Folder(prepared.run_dir, prepared.difference)
     plan = _execution(prepared, options, folder, Told(prepared.pipeline, folder.path)).plan()
     commands = {
         name: command_of(prepared, folder, prepared.pipeline.steps[name], begun=verdict.state == BEGUN)
@@ -109,7 +110,7 @@ def run_prepared(prepared: Prepared, options: Options, typed: Sequence[str]) -> 
     check_store(values)
     with owned(prepared.run_dir) as run_dir, Journal(run_dir / JOURNAL) as journal:
         (run_dir / RESULT).unlink(missing_ok=True)
-        folder = Folder(run_dir)
+        folder = Folder(run_dir, prepared.difference)
         folder.state.executions += 1
         folder.save()
         record = RunRecord(values, about, run_dir)
@@ -123,7 +124,7 @@ def run_prepared(prepared: Prepared, options: Options, typed: Sequence[str]) -> 
         except BaseException as raised:
             error = raised
             if isinstance(raised, Terminated):
-                again = shlex.join(["accelerator", "pipeline", prepared.pipeline.name, *mask_arguments(typed)])
+                again = shell.join(["accelerator", "pipeline", prepared.pipeline.name, *mask_arguments(typed)])
                 raised.args = (f"{raised}; what is done is kept, go on with: {again}",)
             raise
         finally:
@@ -182,11 +183,25 @@ def command_of(prepared: Prepared, folder: Folder, step: Step, *, begun: bool) -
         *step.kind.command,
         *prepared.shared,
         f"tracking.run_name={literal(step.name)}",
-        *step.overrides,
+        *_without_overruled(step.overrides),
         *([f"load={literal(source)}"] if source else []),
         f"hydra.run.dir={literal(str(own))}",
         f"tracking.parent={literal(str(folder.path))}",
     ]
+
+
+def _without_overruled(overrides: Sequence[str]) -> list[str]:
+    """The overrides without those that a later one for the same key makes void."""
+    kept: list[str] = []
+    later: set[str] = set()
+    for override in reversed(overrides):
+        key, _, value = override.partition("=")
+        if key in later and not override.startswith(("+", "~")) and not value.startswith("{"):
+            continue
+        kept.append(override)
+        if not value.startswith("{"):  # a mapping adds to what stands there
+            later.add(key)
+    return kept[::-1]
 
 
 def warm_up() -> int:
@@ -296,7 +311,7 @@ def _told(execution: Execution) -> PipelineResult:
             "code": outcome.code,
             "metrics": result.get("metrics", {}),
             "made": str(folder.step(name) / result["file"]) if "file" in result else result.get("best"),
-            "run_id": result.get("run_id"),
+            "run_id": result.get("run_id") or (None if outcome.begin is None else run_id(folder.step(name))),
         }
         metrics |= {f"{name}/{key}": value for key, value in steps[name]["metrics"].items()}
     return PipelineResult(execution.pipeline.name, metrics, folder.path, steps, execution.seconds)

@@ -8,7 +8,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from accelerator.cli.runs.look import find_all, print_runs
+from accelerator.cli.runs.look import find_all
+from accelerator.cli.runs.rows import print_runs
 from accelerator.cli.tables import short
 from accelerator.errors import RunDirectoryError, UserError
 from accelerator.runtime.run_directory import owned

@@ -5,26 +5,18 @@ from __future__ import annotations
 import json
 import math
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
-from accelerator.cli.tables import clean, console, table
+from accelerator.cli.runs.rows import print_runs
 from accelerator.cli.which_run import run_id
 from accelerator.errors import UserError, did_you_mean
 from accelerator.tracking import comparison, spool
-from accelerator.tracking.query import Store, StoredRun, open_store, when
-from accelerator.utilities.quantities import duration, number
-
-DIGITS = 8  # of an id, where it is shown in a table
+from accelerator.tracking.query import DIFFERENCE_TAG, Store, StoredRun, open_store
 
 FINGERPRINT = "config.fingerprint"  # tag
-
-_MOST_METRICS = 4  # columns
-_COLOURS = {"FINISHED": "green", "FAILED": "bold red", "KILLED": "yellow", "RUNNING": "cyan"}
 
 
 def list_runs(options: Namespace) -> int:
@@ -89,35 +81,9 @@ def as_plain(run: StoredRun) -> dict[str, Any]:
         "parent": run.parent,
         "folder": str(run.folder) if run.folder else None,
         "config_fingerprint": run.tags.get(FINGERPRINT),
+        "config_difference": run.tags.get(DIFFERENCE_TAG),
         "metrics": dict(sorted(run.metrics.items())),
     }
-
-
-def print_runs(runs: Sequence[StoredRun], *, nested: bool = True) -> None:
-    """A table of runs.
-
-    Args:
-        runs: in the order they are to be shown.
-        nested: put those that are part of another below it.
-    """
-    metrics = _main_metrics(runs)
-    experiments, groups = len({run.experiment for run in runs}) > 1, any(run.group for run in runs)
-    left = ["id", "name", *(["experiment"] if experiments else []), *(["group"] if groups else []), "status", "started"]
-    rows = table(left, ["duration", *metrics])
-    for run, depth in _nested(runs) if nested else ((run, 0) for run in runs):
-        rows.add_row(
-            run.id[:DIGITS],
-            clean("  " * (depth - 1) + "└ " * (depth > 0) + run.name),
-            *([clean(run.experiment)] if experiments else []),
-            *([clean(run.group or "")] if groups else []),
-            status(run),
-            when(run.started),
-            duration(run.seconds),
-            *(number(run.metrics.get(name)) for name in metrics),
-        )
-    for column in rows.columns[:1] + rows.columns[len(left) - 2 : len(left)]:
-        column.no_wrap = True
-    console().print(rows)
 
 
 def _listed(options: Namespace, condition: str) -> int:
@@ -140,7 +106,7 @@ def _listed(options: Namespace, condition: str) -> int:
     if options.json:
         print_json([as_plain(run) for run in shown])
     elif shown:
-        print_runs(shown, nested=options.sort is None)
+        print_runs(shown, nested=options.sort is None, sort=options.sort)
         if more:
             print(f"there are more than these {limit}; --limit 0 shows all")
     else:
@@ -163,41 +129,6 @@ def _sorted(
     if not rated and metric not in known and (found or "`" in metric):
         raise UserError(f"--sort {metric}: no run has this metric{did_you_mean(metric, known)}")
     return rated
-
-
-def _main_metrics(runs: Sequence[StoredRun]) -> list[str]:
-    """What runs are rated by, then what their tests measured; not more than fit."""
-    monitored = dict.fromkeys(run.monitor[0] for run in runs if run.monitor)
-    tested = dict.fromkeys(sorted(name for run in runs for name in run.metrics if name.startswith("test/")))
-    names = [name for name in {**monitored, **tested} if any(name in run.metrics for run in runs)]
-    return names[:_MOST_METRICS]
-
-
-def _nested(runs: Sequence[StoredRun]) -> Iterable[tuple[StoredRun, int]]:
-    """Each run and how deep it stands; parts below their whole, in the order they started."""
-    ids = {run.id for run in runs}
-    below: dict[str | None, list[StoredRun]] = {}
-    for run in runs:
-        below.setdefault(run.parent if run.parent in ids and run.parent != run.id else None, []).append(run)
-    shown: set[str] = set()
-
-    def walk(run: StoredRun, depth: int) -> Iterable[tuple[StoredRun, int]]:
-        shown.add(run.id)
-        yield run, depth
-        for child in sorted(below.get(run.id, []), key=lambda child: (child.started, child.id)):
-            if child.id not in shown:
-                yield from walk(child, depth + 1)
-
-    for run in below.get(None, []):
-        yield from walk(run, 0)
-    for run in runs:  # tags that name one another's parents in a circle
-        if run.id not in shown:
-            yield from walk(run, 0)
-
-
-def status(run: StoredRun) -> Text:
-    """A run's status, in its colour."""
-    return Text(run.status.lower(), _COLOURS.get(run.status, ""))
 
 
 def print_json(value: Any) -> None:

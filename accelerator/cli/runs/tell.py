@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from accelerator.cli.runs.look import DIGITS, FINGERPRINT, as_plain, find, find_all, print_json, status
+from accelerator.cli.runs.look import FINGERPRINT, as_plain, find, find_all, print_json
+from accelerator.cli.runs.rows import DIGITS, print_runs, status
 from accelerator.cli.tables import clean, console, short, table
 from accelerator.errors import UserError
 from accelerator.tracking import comparison
@@ -30,15 +31,18 @@ def show(options: Namespace) -> int:
     """Print what the store knows of a run."""
     store = open_store(options.uri)
     run = find(store, options.run)
-    metrics, files = measured(store, run), store.files(run)
+    metrics, files, parts = measured(store, run), store.files(run), store.children(run)
     if options.json:
         best = {row.name: {"value": row.best, "step": row.step} for row in metrics if row.best is not None}
         whole = {"best": best, "params": run.params, "tags": run.tags, "files": dict(files), "link": store.link(run)}
-        print_json(as_plain(run) | whole)
+        print_json(as_plain(run) | whole | {"parts": [as_plain(part) for part in parts]})
         return 0
     out = console()
     for name, value in _facts(store, run).items():
         out.print(Text.assemble((f"{name:<12} ", "bold"), value))
+    if parts:
+        out.print("", Text("runs that are part of it", "bold"), sep="\n")
+        print_runs(parts)
     if metrics:
         rows = table(["metric"], ["last", "best", "at step"], title="metrics")
         for row in metrics:

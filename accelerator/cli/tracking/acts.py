@@ -57,7 +57,7 @@ def sync_all(options: Namespace) -> int:
     elif not outcomes:
         out.print("nothing is left to send")
     failed = [outcome for outcome in outcomes if outcome.problem is not None]
-    if any(outcome.after.condition == REFUSED for outcome in failed):
+    if any(outcome.mistaken or outcome.after.condition == REFUSED for outcome in failed):
         return UserError.exit_code
     return AcceleratorError.exit_code if any(outcome.after.condition != LIVE for outcome in failed) else 0
 
