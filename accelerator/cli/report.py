@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,24 +95,23 @@ class _Finder:
         from accelerator.tracking.report.stored import read_stored
 
         if wanted == "last":
-            if not (here := [folder for folder in folders() if is_run(folder)]):
+            if not (here := [folder for folder in _with_wholes(folders()) if is_run(folder)]):
                 raise UserError(f"there is no run in {Path.cwd()}: accelerator train makes one, or name its folder")
-            return [read_run(max(here, key=_last_written))]
+            newest = max(here, key=_last_written)
+            return [read_run(folder) for folder in _parts(newest.parent if is_run(newest.parent) else newest)]
         path = Path(wanted)
         if path.is_dir() or len(path.parts) > 1:
             if not path.is_dir():
                 what = "is a file, and no run's folder" if path.exists() else "is not there"
                 raise UserError(f"{wanted} {what}")
-            below = sorted(
-                (child for child in path.iterdir() if is_run(child)), key=lambda run: (len(run.name), run.name)
-            )
-            return [read_run(folder) for folder in below or [path]]
+            return [read_run(folder) for folder in _parts(path)]
         if len(wanted) >= SHORTEST_ID and re.fullmatch("[0-9a-f]{1,32}", wanted.lower()):
-            here = [folder for folder in folders() if (run_id(folder) or "").startswith(wanted.lower())]
+            here = [folder for folder in _with_wholes(folders()) if (run_id(folder) or "").startswith(wanted.lower())]
             if len(here) == 1:
-                return [read_run(here[0])]
+                return [read_run(folder) for folder in _parts(here[0])]
         run = self.store.find(wanted)
-        return [read_run(run.folder) if run.folder else read_stored(self.store, run)]
+        parts = [part for part in self.store.children(run) if part.parent == run.id] if run.is_whole else []
+        return [read_run(part.folder) if part.folder else read_stored(self.store, part) for part in parts or [run]]
 
     def before(self, run: Facts) -> Before | None:
         """The config of the run of its experiment that was started before it, here or else in the store."""
@@ -134,6 +134,19 @@ class _Finder:
 
             self._store = open_store(self.uri)
         return self._store
+
+
+def _with_wholes(runs: Sequence[Path]) -> list[Path]:
+    """With the folders around them: a sweep, a pipeline and a study are runs too."""
+    return list(dict.fromkeys([*runs, *(folder.parent for folder in runs)]))
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The runs directly below a folder, such as a sweep's; itself where there are none."""
+    from accelerator.tracking.report.facts import is_run
+
+    below = (child for child in folder.iterdir() if is_run(child))
+    return sorted(below, key=lambda run: (len(run.name), run.name)) or [folder]
 
 
 def _last_written(folder: Path) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ _NO_ANSWER = re.compile(
 # As SQLite says it; the second, where the folder is not writable in which it keeps its journal.
 _READ_ONLY = re.compile(r"attempt to write a readonly database|unable to open database file")
 
+_TOLD_TWICE = "mlflow.store.db.utils"  # logs a traceback of what it raises
+
 
 @contextmanager
 def answering(uri: str, condition: str = "") -> Iterator[None]:
@@ -33,6 +36,8 @@ def answering(uri: str, condition: str = "") -> Iterator[None]:
         uri: the store.
         condition: what was searched for.
     """
+    logger = logging.getLogger(_TOLD_TWICE)
+    logger.addFilter(_nothing)
     try:
         yield
     except UserError:
@@ -61,6 +66,12 @@ def answering(uri: str, condition: str = "") -> Iterator[None]:
         if _READ_ONLY.search(text) is not None:
             raise UserError(f"the store {uri} cannot be written: {_why_not(uri)}") from error
         raise UserError(f"the store {uri} cannot be read: {text[:300]}") from error
+    finally:
+        logger.removeFilter(_nothing)
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False
 
 
 def _why_not(uri: str) -> str:
@@ -76,9 +87,11 @@ def check_file(uri: str) -> None:
     if (file := sqlite_file(uri)) is None:
         return
     if not file.exists():
+        from accelerator.tracking.backlog import waiting_here
+
         raise UserError(
             f"there is no store {file}: no run was recorded here yet (accelerator train makes one), or it is "
-            "elsewhere: name it with --uri or MLFLOW_TRACKING_URI"
+            f"elsewhere: name it with --uri or MLFLOW_TRACKING_URI{waiting_here()}"
         )
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=20)) as connection:

@@ -97,6 +97,15 @@ def below(folder: Path, *, depth: int = DEPTH) -> Iterator[Path]:
         yield from below(folder / name, depth=depth - 1)
 
 
+def waiting_here() -> str:
+    """A clause on runs below the working directory whose record is in their folders only; empty without any."""
+    count = sum(bool((record := look(run)) and record.left) for root in ROOTS for run in below(Path(root)))
+    if not count:
+        return ""
+    waiting = "1 run here waits" if count == 1 else f"{count} runs here wait"
+    return f"; the record of {waiting} to be sent: accelerator tracking sync"
+
+
 def left_behind(run_dir: Path, uri: str, *, most: int = 20, seconds: float = 1.0) -> list[Path]:
     """Earlier runs beside this one whose record in the same store is unfinished, and whose processes are gone.
 

@@ -5,6 +5,7 @@ import torch
 
 import accelerator
 from accelerator.errors import CheckpointError
+from accelerator.runtime.trained import build_model
 from accelerator.utilities.base_registry import registry
 
 SMALL = ["data.train=64", "data.val=16", "data.test=16", "data.grid=8", "engine.threads=1", "tracking=none"]
@@ -45,6 +46,19 @@ def test_a_checkpoint_of_a_coarse_level_is_refused(tmp_path):
     first = min((result.run_dir / "checkpoints").glob("*.safetensors"))
     with pytest.raises(CheckpointError, match=r"while level 2 was trained.*resume="):
         accelerator.load_model(first)
+
+
+def test_inputs_of_a_wrong_shape_are_told_and_others_the_network_takes_are_taken():
+    recipe = {"imports": [], "model": {"name": "mlp", "hidden": [4]}, "transform": {}}
+    facts = {"input_shape": [32], "output_shape": [2], "num_classes": None}
+    model = build_model(recipe | {"facts": facts})
+    assert model(torch.zeros(2, 5, 32)[:, 0]).shape == (2, 2)
+    with pytest.raises(ValueError, match=r"takes no inputs of shape \(2, 31\): it was trained with \(batch, 32\); mat"):
+        model(torch.zeros(2, 31))
+    with pytest.raises(RuntimeError, match="dtype"):  # no matter of shapes
+        model(torch.zeros(2, 32, dtype=torch.complex64))
+    model.network = torch.nn.Identity()  # trained on 32, it takes all grids
+    assert model(torch.zeros(2, 64)).shape == (2, 64)
 
 
 def test_a_folder_without_a_run_is_told(tmp_path):

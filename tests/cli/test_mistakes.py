@@ -92,6 +92,24 @@ def test_all_mistakes_are_told_together(capfd):
         assert fragment in printed
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model.channels=[32,", "64]"], "model.channels=[32, 64]: a space ends an argument; quote it: 'model.channels"),
+        (["--overrides", "model.channels=[32, 64]"], "quote it: 'model.channels=[32, 64]'"),
+        (['vars.a="x', 'y"', "seed=1"], "quote it: 'vars.a=\"x y\"'"),
+        (["vars.a='x", "y'"], "quote it: \"vars.a='x y'\""),
+    ],
+)
+def test_a_value_that_a_shell_took_apart_is_told_with_its_quotes(words, told, capfd):
+    assert main(["train", "model=cnn", *words]) == 3
+    printed = capfd.readouterr().err
+    assert told in printed
+    assert "no viable alternative" not in printed
+    assert main(["pipeline", "digits", f"train:{words[0]}" if "=" in words[0] else words[0], *words[1:]]) == 3
+    assert "quote it: " in capfd.readouterr().err
+
+
 def test_a_metric_of_several_numbers_is_told_at_the_first_validation(capfd):
     arguments = ["experiment=digits", "model=mlp", "metrics.accuracy.average=none", "callbacks.progress=null"]
     assert main([*COMMON, *arguments]) == 3

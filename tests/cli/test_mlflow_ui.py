@@ -54,7 +54,7 @@ def status(capsys):
 def test_mlflows_own_server_is_there_for_a_store_that_is_not_yet(folder, capsys):
     """The only test here with MLflow itself: it takes seconds of processor time."""
     port = free_port()
-    code, out, err = typed(capsys, "--port", str(port))
+    code, out, err = typed(capsys, "--port", str(port), "--uri", "sqlite:///mlflow.db")
     assert (code, err) == (0, "")
     assert f"MLflow's server  http://127.0.0.1:{port}  started, process" in out
     assert "no run yet" in out
@@ -98,6 +98,26 @@ def test_plain_is_start_and_prints_links_that_open_on_the_right_view(store, caps
     assert again.splitlines()[-1] == f"end it with: accelerator mlflow-ui stop --uri {store}"
 
 
+def test_the_newest_run_is_no_part_of_another_and_what_is_compared_can_be(store, capsys, monkeypatch):
+    def links():
+        typed(capsys, "stop")
+        out = typed(capsys)[1]
+        newest = re.search(r"newest run .*/runs/(\w+)\?", out)
+        compared = re.search(r"compare \d .*runs=%5B%22(.*)%22%5D&exp", out)
+        assert newest is not None
+        return newest[1], compared and compared[1].split("%22%2C%22")
+
+    jobs = [("j2", "train", "s"), ("j1", "train", "s"), ("s", "sweep", None)]
+    others = [("e", "evaluate", None), ("t2", "train", None), ("t1", "train", None)]
+    for runs, told in (
+        ([*jobs, *others], ("s", ["j2", "j1"])),
+        ([others[1], *jobs, others[0], others[2]], ("t2", ["t2", "t1"])),
+        ([*others, *jobs], ("e", None)),
+    ):
+        stand_in(monkeypatch, runs=runs)
+        assert links() == told
+
+
 def test_status_and_stop_tell_what_there_is(store, capsys):
     assert typed(capsys, "status")[:2] == (0, f"no server of {store} runs; start one with: accelerator mlflow-ui\n")
     assert status(capsys) == {"running": False, "healthy": False, "uri": store}
@@ -137,7 +157,8 @@ def test_of_a_server_elsewhere_the_links_are_printed_and_nothing_is_started(stor
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0 lets other machines in, and that needs a login: MLflow's basic auth"),
+        (["--host", "0.0.0.0", "--uri", "sqlite:///m.db"], "--host 0.0.0.0 lets other machines in, and that needs a login: MLflow's basic auth"),
+        ([], "mlflow.db: no run was recorded here yet (accelerator train makes one), or it is elsewhere: name it with"),
         (["--port", "many"], "--port many: expected a number from 0 to 65535"),
         (["--port", "65536"], "--port 65536: expected a number from 0 to 65535"),
         (["--uri", "sqlite:////gone/mlflow.db"], "there is no folder /gone: make it, or name the store with --uri"),

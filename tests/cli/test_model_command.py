@@ -153,6 +153,8 @@ def test_the_list_shows_names_aliases_and_what_the_newest_measured(folder, capsy
     assert version["tags"]["a"] == "b"
     assert version["metrics"]["test/loss"] > 0
     shown = told(capsys, "show", "listed@champion")
+    print(shown)
+    assert re.search(r"inputs +\(batch, 32\) float32\n *predictions +\(batch, \d+\) float32\n", shown)
     for words in ("listed/1", "for the list", "safetensors pt2", the_id(folder), "poisson", "test/relative_l2"):
         assert words in shown
     assert json.loads(told(capsys, "show", "listed/1", "--json")) == version
@@ -232,6 +234,43 @@ def test_mistakes_are_told_in_a_sentence(arguments, sentence, capsys, monkeypatc
     error = told(capsys, *arguments, code=3)
     assert sentence in error
     assert "Traceback" not in error
+
+
+@pytest.fixture
+def read_only():
+    """SQLite refuses to write, as it does in a file that is read-only; root may write everywhere."""
+    from sqlalchemy import event
+    from sqlalchemy.pool import Pool
+
+    listeners = [
+        (name, lambda connection, *_, word=word: connection.execute(f"PRAGMA query_only = {word}"))
+        for name, word in (("checkout", "ON"), ("checkin", "OFF"))
+    ]
+    for name, listener in listeners:
+        event.listen(Pool, name, listener)
+    yield
+    for name, listener in listeners:
+        event.remove(Pool, name, listener)
+
+
+@pytest.mark.usefixtures("read_only")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["model", "register", "last", "other"],
+        ["model", "promote", "field/1"],
+        ["model", "promote", "field/1", "--stage", "Staging"],
+        ["model", "delete", "field/1", "--yes"],
+        ["runs", "delete", "last", "--yes"],
+    ],
+)
+def test_a_store_that_is_read_only_is_told_in_a_sentence(folder, capsys, arguments):
+    assert main(arguments) == 3
+    error = capsys.readouterr().err
+    assert " ".join(error.split()) == (
+        f"error: the store sqlite:///{folder}/mlflow.db cannot be written: it is read-only; name a store you may write to "
+        "with --uri (--debug shows where it was raised)"
+    )
 
 
 def test_a_run_that_was_never_recorded_or_saved_nothing_is_told(folder, tmp_path, capsys):

@@ -106,10 +106,10 @@ def project(tmp_path, monkeypatch):
 def errors_of(capsys, *arguments):
     assert main(["pipeline", *arguments]) == 3
     told = capsys.readouterr().err.splitlines()
-    assert told[-1] == "(--debug shows where it was raised)"
+    assert "(--debug shows where it was raised)" not in told, "a mistake in typing says it all"
     if told[0].startswith("error: "):
         return [told[0].removeprefix("error: ")]
-    return [line.removeprefix("  • ") for line in told[1:-1]]
+    return [line.removeprefix("  • ") for line in told[1:]]
 
 
 def test_every_step_leaves_its_result(made):
@@ -176,7 +176,7 @@ def test_a_plan_is_shown_for_people_and_programs(made, monkeypatch, capsys):
     assert [(step["step"], step["state"], step["reason"]) for step in plan["steps"]] == [
         ("train", "done", ""),
         ("tune", "done", ""),
-        ("test", "absent", "its config changed"),
+        ("test", "absent", "its config changed: evaluate.split test → val"),
         ("out", "done", ""),
     ]
     assert main(["pipeline", "tiny", *TYPED, "tune:optimizer.lr=0.02", "--plan"]) == 0
@@ -184,11 +184,14 @@ def test_a_plan_is_shown_for_people_and_programs(made, monkeypatch, capsys):
     lines = [line.split() for line in printed.splitlines()]
     assert lines[1:5] == [
         ["train", "–", "be", "skipped", "done,", "and", "nothing", "changed"],
-        ["tune", "train", "run", "its", "config", "changed"],
+        ["tune", "train", "run", "its", "config", "changed:", "optimizer.lr", "0.01", "→", "0.02"],
         ["test", "tune", "run", "needs", "tune"],
         ["out", "tune", "run", "needs", "tune"],
     ]
     assert "train: accelerator train" in printed
+    (tune,) = (line for line in printed.splitlines() if line.startswith("tune: "))
+    assert "optimizer.lr=0.02" in tune
+    assert "optimizer.lr=0.01" not in tune, "what a later override makes void is shown"
     assert "'vars.password=***'" in printed
 
 

@@ -202,6 +202,13 @@ def test_what_was_tampered_with_in_the_store_is_refused(record, empty, tmp_path)
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(CheckpointError, match=r"model.safetensors is not the file that was written.*is refused"):
         load_model("models:/target", imports=ALLOWED, uri=uri_of(store))
+    weights.write_bytes(whole)
+    for name in ("requirements.txt", "MLmodel"):  # nothing the network is built from
+        before = (folder / name).read_bytes()
+        (folder / name).write_bytes(before + b"\n")
+        with pytest.raises(CheckpointError, match=rf"{name} is not the file that was .*; the model is refused"):
+            load_model("models:/target", imports=ALLOWED, uri=uri_of(store))
+        (folder / name).write_bytes(before)
     write_model(run_dir, run_dir / "other", metrics={"test/loss": 0.0})
     shutil.copytree(run_dir / "other", folder, dirs_exist_ok=True)
     load_model(folder, imports=ALLOWED)  # it is whole in itself

@@ -347,7 +347,7 @@ def test_what_a_server_has_is_asked_without_mlflow(store, monkeypatch):
     experiments = {"7": "digits", "0": "Default"}
     runs = [Run(name, f"run {name}", "FINISHED") for name in "cba"]
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    assert contents(found.url) == Contents(experiments, "7", runs)
+    assert contents(found.url) == Contents(experiments, "7", runs[0], runs)
 
 
 def test_a_server_that_asks_for_a_login_gets_the_one_there_is(store, monkeypatch):

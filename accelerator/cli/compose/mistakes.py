@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -104,7 +104,7 @@ def _pieces(arguments: Sequence[str]) -> int:
 def _can_be_read(override: str) -> bool:
     try:
         _PARSER.parse_override(_OF_A_STEP.sub("", override))
-    except OverrideParseException:
+    except HydraException:
         return False
     return True
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.text import Text
 
-from accelerator.cli.tables import clean, console, short, table
+from accelerator.cli.tables import Column, clean, console, fitted, short, table
 from accelerator.errors import ConfigError, UserError
 from accelerator.runtime.model_manifest import PICKLE, PT2, WEIGHTS, Manifest
 from accelerator.tracking.locations import locate
@@ -39,16 +39,30 @@ def list_models(options: Namespace) -> None:
     if not models:
         print(f"no model is registered in {registry.store.uri}; accelerator model register RUN NAME registers one")
         return
-    rows = table(["name"], ["versions"])
-    for title in ("champion", "challenger", "other aliases", "newest", "its metrics"):
-        rows.add_column(title)
+    rows: list[list[str | Text]] = []
     for name, found in models.items():
         of = {alias: version for version in found for alias in version.aliases}
         others = (f"{alias} {of[alias].number}" for alias in sorted(of) if alias not in _COLOURS)
         named = [Text(str(of[alias].number), _COLOURS[alias]) if alias in of else "–" for alias in _COLOURS]
         newest = f"{found[0].number}, {when(found[0].created)}" if found else "–"
-        rows.add_row(clean(name), str(len(found)), *named, clean(", ".join(others)), newest, _measured(found[:1]))
-    console().print(rows)
+        rows.append([clean(name), str(len(found)), *named, clean(", ".join(others)), newest, _measured(found[:1])])
+    cells = list(map(list, zip(*rows, strict=True)))
+    out = console()
+    made, hidden = fitted(
+        out,
+        [
+            Column("name", cells[0]),
+            Column("versions", cells[1], right=True, rank=2),
+            Column("champion", cells[2]),
+            Column("challenger", cells[3], rank=1),
+            Column("other aliases", cells[4], rank=4, least=14),
+            Column("newest", cells[5], rank=3),
+            Column("its metrics", cells[6], rank=5, least=24),
+        ],
+    )
+    out.print(made)
+    if hidden:
+        out.print(f"no room here for {', '.join(hidden)}; --json has everything")
 
 
 def show(options: Namespace) -> None:

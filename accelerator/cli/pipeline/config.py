@@ -56,7 +56,8 @@ class Prepared:
         shared: overrides by which each step's record goes where the pipeline's goes.
         fingerprints: of the composed steps' configs, by name.
         threads: of this process, before any code of the user's was imported.
-        recorded: of the composed steps' configs what decides, by dotted key, as it stands in a record.
+        recorded: of the composed steps' configs what decides, by dotted key, as it stands in a record, and the
+            keys that take their value from another.
     """
 
     pipeline: Pipeline
@@ -68,7 +69,7 @@ class Prepared:
     shared: list[str]
     fingerprints: dict[str, str]
     threads: int
-    recorded: dict[str, dict[str, Any]]
+    recorded: dict[str, tuple[dict[str, Any], set[str]]]
 
     def difference(self, step: str) -> str:
         """What a step's config has other values in than the one it was made with, and which."""
@@ -76,14 +77,12 @@ class Prepared:
             before = _deciding(OmegaConf.to_container(OmegaConf.load(self.run_dir / step / CONFIG)))
         except (OSError, YAMLError, OmegaConfBaseException):
             return ""
-        now = self.recorded[step]
-        changed = [
-            f"{key} {_shown(before, key)} → {_shown(now, key)}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
-        ]
+        now, follows = self.recorded[step]
+        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        changed = [key for key in changed if key not in follows] or changed
         more = f", and {len(changed) - _MOST_TOLD} more" if len(changed) > _MOST_TOLD else ""
-        return ", ".join(changed[:_MOST_TOLD]) + more
+        told = (f"{key} {_shown(before, key)} → {_shown(now, key)}" for key in changed[:_MOST_TOLD])
+        return ", ".join(told) + more
 
 
 def prepare(name: str, typed: Sequence[str]) -> Prepared:
@@ -138,7 +137,7 @@ def prepare(name: str, typed: Sequence[str]) -> Prepared:
         shared,
         {step: fingerprint(computing(config, _FREE, ())) for step, (config, _) in configs.items()},
         threads,
-        {step: _deciding(masked(*config)) for step, config in configs.items()},
+        {step: (_deciding(masked(*config)), _following(config[1])) for step, config in configs.items()},
     )
 
 
@@ -194,6 +193,11 @@ def literal(value: Any) -> str:
 def _deciding(config: Any) -> dict[str, Any]:
     """What decides of a step's config, by dotted key; what it loads is told by the name of another step."""
     return {key: value for key, value in computing(config, _FREE, ()).items() if key != "load"}
+
+
+def _following(unresolved: Any) -> set[str]:
+    """The keys that take their value from another."""
+    return {key for key, value in _deciding(unresolved).items() if isinstance(value, str) and "${" in value}
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:

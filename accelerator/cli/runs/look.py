@@ -10,13 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from accelerator.cli.runs.filters import unknown_names, with_status
 from accelerator.cli.runs.rows import print_runs
 from accelerator.cli.which_run import run_id
 from accelerator.errors import UserError, did_you_mean
 from accelerator.tracking import comparison, spool
+from accelerator.tracking.backlog import waiting_here
 from accelerator.tracking.query import DIFFERENCE_TAG, Store, StoredRun, open_store
 
 FINGERPRINT = "config.fingerprint"  # tag
+
+_NAMES = 1000  # runs whose metrics and params are compared with those of a filter that finds nothing
 
 
 def list_runs(options: Namespace) -> int:
@@ -89,7 +93,8 @@ def as_plain(run: StoredRun) -> dict[str, Any]:
 def _listed(options: Namespace, condition: str) -> int:
     store = open_store(options.uri)
     if not (newest := store.runs(limit=1)):
-        raise UserError(f"{store.uri} holds no runs yet: accelerator train makes one")
+        raise UserError(f"{store.uri} holds no runs yet: accelerator train makes one{waiting_here()}")
+    condition = with_status(condition)
     which: dict[str, Any] = {"experiment": options.experiment, "group": options.group}
     limit = options.limit or None
     if options.sort is None:
@@ -114,6 +119,8 @@ def _listed(options: Namespace, condition: str) -> int:
         asked += [f"is in the group '{options.group}'"] if options.group is not None else []
         where = f"of experiment '{options.experiment}'" if options.experiment else f"in {store.uri}"
         print(f"no run {where} {' and '.join(asked) or 'is left'}")
+        for hint in unknown_names(condition, store.runs(limit=_NAMES)) if condition else ():
+            print(hint)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 STAND_IN, a JSON object, says what goes wrong: ``delay`` (seconds until it listens), ``silent`` (it never answers),
 ``dies`` (what it says as it ends), ``notes`` (a file for its arguments and environment), ``login`` (it asks for one).
+``runs`` are others than the three it has: id, kind and the run each is a part of.
 """
 
 import json
@@ -14,7 +15,19 @@ from pathlib import Path
 
 ASKED = json.loads(os.environ.get("STAND_IN", "{}"))
 EXPERIMENTS = [{"experiment_id": "7", "name": "digits"}, {"experiment_id": "0", "name": "Default"}]
-RUNS = [{"run_id": name, "run_name": f"run {name}", "status": "FINISHED", "experiment_id": "7"} for name in "cba"]
+RUNS = [
+    {
+        "info": {"run_id": name, "run_name": f"run {name}", "status": "FINISHED", "experiment_id": "7"},
+        "data": {
+            "tags": [
+                {"key": key, "value": value}
+                for key, value in (("kind", kind), ("mlflow.parentRunId", parent))
+                if value is not None
+            ]
+        },
+    }
+    for name, kind, parent in ASKED.get("runs", [(name, "train", None) for name in "cba"])
+]
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -30,7 +43,7 @@ class Answers(BaseHTTPRequestHandler):
         elif self.path.endswith("experiments/search"):
             self.answer(json.dumps({"experiments": EXPERIMENTS}))
         else:
-            self.answer(json.dumps({"runs": [{"info": info} for info in RUNS[: asked["max_results"]]]}))
+            self.answer(json.dumps({"runs": RUNS[: asked["max_results"]]}))
 
     def answer(self, text):
         self.send_response(200)
