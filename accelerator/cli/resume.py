@@ -98,7 +98,7 @@ def check_unchanged(config: Mapping[str, Any], unresolved: Mapping[str, Any], ru
     changed = [
         f"\n  {key} was {was}, is now {will}"
         for key in sorted(before.keys() | now.keys())
-        if (was := _value(before, key)) != (will := _value(now, key))
+        if (was := value_of(before, key)) != (will := value_of(now, key))
     ]
     if changed:
         saved = CheckpointHandler(run_dir / CHECKPOINTS).paths()
@@ -129,7 +129,8 @@ def computing(
     }
 
 
-def _value(values: dict[str, Any], key: str) -> Any:
+def value_of(values: Mapping[str, Any], key: str) -> Any:
+    """A value among those of `computing`, where a default is left out."""
     return values.get(key, _DEFAULTS.get(key, "not set"))
 
 

@@ -138,6 +138,32 @@ def read(name: str, values: Mapping[str, Any], typed: Mapping[str, Sequence[str]
     return Pipeline(name, {step: steps[step] for step in order}, on_error, parallel)
 
 
+def readable(name: str, values: Mapping[str, Any], typed: Mapping[str, Sequence[str]] | None = None) -> Pipeline:
+    """The steps that compose whatever `read` finds wrong with the rest, so that their own mistakes can be told too."""
+    sections = values.get("steps")
+    sections = {str(key): section for key, section in sections.items()} if isinstance(sections, Mapping) else {}
+    reader = _Reader(sections, values.get("overrides"), typed or {})
+    found = [step for each in sections if (step := reader.step(each)) is not None]
+    left = [step for step in found if all(_is_override(o) and not _is_ours(o) for o in step.overrides)]
+    steps: dict[str, Step] = {}
+
+    def is_ready(step: Step) -> bool:
+        loads_none = sections[step.name].get("load_from") is None
+        return step.name not in steps and (loads_none or step.source in steps)
+
+    while ready := [step for step in left if is_ready(step)]:
+        steps |= {step.name: step for step in ready}
+    return Pipeline(name, steps)
+
+
+def _is_override(text: str) -> bool:
+    return not text.startswith("-") and ("=" in text or text.startswith("~"))
+
+
+def _is_ours(override: str) -> bool:
+    return override.lstrip("+").startswith(_OURS)
+
+
 class _Reader:
     """Reads the sections of steps, and takes down what is wrong with them."""
 
@@ -249,9 +275,9 @@ class _Reader:
 
     def _check_overrides(self, where: str, overrides: Sequence[str]) -> None:
         for override in overrides:
-            if override.startswith("-") or ("=" not in override and not override.startswith("~")):
+            if not _is_override(override):
                 self.problems.append(f"{where}: '{override}' is no override; write key=value")
-            elif override.lstrip("+").startswith(_OURS):
+            elif _is_ours(override):
                 self.problems.append(f"{where}: {override}: the pipeline itself says that to its steps; leave it out")
 
     def _texts(self, where: str, value: Any) -> list[str]:

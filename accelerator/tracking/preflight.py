@@ -130,9 +130,7 @@ def _file_problems(file: Path, uri: str, experiment: str, remedy: str = REMEDY) 
         return [f"the record {file} is damaged: {error}; {remedy}, or put a copy of it in its place"]
 
 
-def _database_problems(
-    connection: sqlite3.Connection, file: Path, uri: str, experiment: str, remedy: str
-) -> list[str]:
+def _database_problems(connection: sqlite3.Connection, file: Path, uri: str, experiment: str, remedy: str) -> list[str]:
     versions = connection.execute("SELECT version_num FROM alembic_version").fetchall()
     if len(versions) == 1 and (known := _known_revisions()):
         revision = versions[0][0]

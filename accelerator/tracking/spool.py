@@ -1,8 +1,8 @@
 """The files through which the training process and its uploader know of each other.
 
 Each file has one writer, and is replaced in one step: ``tracking.json`` by the training process, before the uploader
-starts; ``tracking.state.json`` by the uploader, after every batch. That one is of the store the run was made in first; a
-copy in another store has a file of its own (see `state_file`), so that the run is found by the id it got first.
+starts; ``tracking.state.json`` by the uploader, after every batch. That one is of the run's own store; a copy
+in another has a file of its own (see `state_file`), so that commands go on finding the run by its id.
 """
 
 from __future__ import annotations

@@ -141,8 +141,10 @@ def test_promoting_tells_who_was_champion_and_how_to_go_back(capsys):
 def test_the_list_shows_names_aliases_and_what_the_newest_measured(folder, capsys):
     told(capsys, "register", "small", "listed", "--alias", "champion", "--description", "for the list", "--tag", "a=b")
     header, *rows = told(capsys, "list").splitlines()
-    assert re.split(r"\s{2,}", header.strip()) == [
-        *("name", "versions", "champion", "challenger", "other aliases", "newest", "its metrics")
+    titles = re.split(r"\s{2,}", header.strip())
+    # A column of other aliases is there only if a model has one.
+    assert [title for title in titles if title != "other aliases"] == [
+        *("name", "versions", "champion", "challenger", "newest", "its metrics")
     ]
     (row,) = (row for row in rows if row.startswith("listed"))
     assert re.match(r"listed +1 +1 +– .* test/loss [\d.e-]+ ", row)
@@ -153,8 +155,7 @@ def test_the_list_shows_names_aliases_and_what_the_newest_measured(folder, capsy
     assert version["tags"]["a"] == "b"
     assert version["metrics"]["test/loss"] > 0
     shown = told(capsys, "show", "listed@champion")
-    print(shown)
-    assert re.search(r"inputs +\(batch, 32\) float32\n *predictions +\(batch, \d+\) float32\n", shown)
+    assert re.search(r"inputs +\(batch, 32\) float32\npredictions +\(batch, 1, 8, 8\) float32\n", shown)
     for words in ("listed/1", "for the list", "safetensors pt2", the_id(folder), "poisson", "test/relative_l2"):
         assert words in shown
     assert json.loads(told(capsys, "show", "listed/1", "--json")) == version
@@ -268,8 +269,8 @@ def test_a_store_that_is_read_only_is_told_in_a_sentence(folder, capsys, argumen
     assert main(arguments) == 3
     error = capsys.readouterr().err
     assert " ".join(error.split()) == (
-        f"error: the store sqlite:///{folder}/mlflow.db cannot be written: it is read-only; name a store you may write to "
-        "with --uri (--debug shows where it was raised)"
+        f"error: the store sqlite:///{folder}/mlflow.db cannot be written: it is read-only; name a store you may "
+        "write to with --uri (--debug shows where it was raised)"
     )
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,11 +20,14 @@ from accelerator.cli.app import main
 from accelerator.cli.paths import packaged_configs
 from accelerator.cli.pipeline.command import run_pipeline
 from accelerator.cli.pipeline.config import prepare
-from accelerator.cli.pipeline.run import command_of
+from accelerator.cli.pipeline.run import _told, command_of
 from accelerator.errors import ConfigError
+from accelerator.pipeline.plan import Pipeline, Step
 from accelerator.pipeline.process import forked, may_fork, threads
+from accelerator.pipeline.run import STOPPED, Execution, Outcome
 from accelerator.pipeline.state import Folder
 from accelerator.runtime.run_directory import owned
+from accelerator.tracking import spool
 
 ROOT = Path(__file__).parents[2]
 TOY = """# @package _global_
@@ -106,9 +110,9 @@ def project(tmp_path, monkeypatch):
 def errors_of(capsys, *arguments):
     assert main(["pipeline", *arguments]) == 3
     told = capsys.readouterr().err.splitlines()
-    assert "(--debug shows where it was raised)" not in told, "a mistake in typing says it all"
     if told[0].startswith("error: "):
         return [told[0].removeprefix("error: ")]
+    assert "(--debug shows where it was raised)" not in told, "a mistake in typing says it all"
     return [line.removeprefix("  • ") for line in told[1:]]
 
 
@@ -253,6 +257,12 @@ def test_all_mistakes_are_told_before_anything_runs(project, capsys):
         "step test: seed=x: Value 'x' of type 'str' could not be converted to Integer (its type is declared in "
         "accelerator/cli/compose/schema.py)",
     ]
+    write(project, wrong=TINY.replace("run: evaluate", "run: evalaute") + "paralel: 2\n")
+    assert errors_of(capsys, "wrong", "tune:optimizer.lrr=2") == [
+        "there is no key 'paralel' in a pipeline — did you mean 'parallel'?",
+        "steps.test.run=evalaute: there is no such step — did you mean 'evaluate'?",
+        "step tune: optimizer.lrr: 'Adam' has no such argument — did you mean 'lr'?",
+    ]
     assert errors_of(capsys, "tiny", "--force", "trian", "--until", "tset", "--parallel", "0") == [
         "--force trian: there is no step 'trian' — did you mean 'train'?",
         "--until tset: there is no step 'tset' — did you mean 'test'?",
@@ -353,6 +363,17 @@ def test_a_stopped_pipeline_says_how_to_go_on(project, number, code):
     assert f"stopped by {name}; what is done is kept, go on with: accelerator pipeline tiny {' '.join(typed)}" in told
     assert "│ train │ stopped " in told
     assert "saved up to step" in (checkpoints.parent / "output.log").read_text()
+
+
+def test_a_step_that_was_stopped_has_its_run_in_the_table(tmp_path):
+    never = cast("Any", None)
+    for name, run_id in (("a", "run-of-a"), ("b", "an-earlier-one")):
+        (tmp_path / name).mkdir()
+        spool.save(tmp_path / name / spool.STATE, spool.State(run_id=run_id))
+    pipeline = Pipeline("p", {name: Step(name, "train") for name in "ab"})
+    execution = Execution(pipeline, Folder(tmp_path), never, never, never)
+    execution.outcomes["a"] = Outcome(STOPPED, begin=0.0, end=1.0)
+    assert {name: step["run_id"] for name, step in _told(execution).steps.items()} == {"a": "run-of-a", "b": None}
 
 
 def test_the_pipelines_are_listed(project, capsys):

@@ -14,6 +14,7 @@ from report_runs import copied, noted, train
 
 from accelerator.cli.app import main
 from accelerator.runtime.run_directory import owned
+from accelerator.tracking import spool
 
 ID = "0123456789abcdef0123456789abcdef"
 HOSTILE = "<script>alert(1)</script> $x$ _\" onload='alert(2)'"
@@ -128,7 +129,8 @@ def test_a_page_tells_of_one_run_from_its_folder_alone(run, capsys):
     files = shown.table("file")
     assert [row[0] for row in files[1:]] == [path.name for path in sorted(run.glob("checkpoints/*.safetensors"))]
     assert sum("best" in row[-1] for row in files[1:]) == 1
-    assert f"accelerator train resume={run} trainer.max_epochs=…" in shown.text["pre"]
+    last = max(run.glob("checkpoints/*.safetensors"))
+    assert f"accelerator train resume={last} trainer.max_epochs=…" in shown.text["pre"]
     assert any("model.hidden=[16,16]" in text for text in shown.text["pre"])
 
 
@@ -281,6 +283,23 @@ def test_a_run_that_is_only_in_a_store_is_reported_from_there(run, trained):
     assert sum(tag == "svg" for tag, _ in stored.tags) == 2
     assert ["optimizer.lr", "0.5", "0.001"] in stored.table("param")
     assert any(f"mlflow artifacts download --run-id {there}" in text for text in stored.text["pre"])
+
+
+def test_a_sweep_stands_for_its_jobs_by_folder_by_id_and_as_last(bare):
+    sweep = Path.cwd() / "multirun" / "day" / "sweep"
+    for number in (0, 1):
+        copied(bare, sweep / str(number), name="job", run_id=str(number) * 32, config=[("seed: 0", f"seed: {number}")])
+    for file in [*bare.iterdir(), *sweep.glob("*/*")]:
+        if file.is_file():
+            os.utime(file, (1, 1))
+    spool.save(sweep / spool.STATE, spool.State(run_id="ab" * 16))
+    (sweep / "config.yaml").write_text("seed: 0\n")
+    for wanted in (sweep, "ababab", "last"):
+        assert page(wanted).text["h1"] == ["2 runs compared"]
+    assert page("000000").text["h1"] == ["job"]
+    # While the sweep runs, its newest job was written last.
+    os.utime(sweep / "1" / "config.yaml", (4_000_000_000, 4_000_000_000))
+    assert page("last").text["h1"] == ["2 runs compared"]
 
 
 def test_runs_are_found_by_folder_id_and_last(bare, capsys):

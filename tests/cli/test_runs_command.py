@@ -187,6 +187,7 @@ def test_json_tells_what_programs_need(store, capsys):
         "parent": None,
         "folder": None,
         "config_fingerprint": "a" * 64,
+        "config_difference": None,
         "metrics": {"lr": 0.0, "test/loss": 0.75, "val/loss": 0.7},
     }
 
@@ -274,8 +275,111 @@ def test_a_name_that_several_runs_share_is_refused_with_all_of_them(store, capsy
     twin = client.create_run(experiment, run_name="first", start_time=START + 9 * MINUTE).info.run_id
     assert runs("delete", "first", "--yes") == 3
     told = capsys.readouterr().err.splitlines()
-    assert told[0] == "error: 'first' may be 2 runs; give more digits of the id of one:"
+    assert told[0] == "error: 'first' may be 2 runs; give the id of one:"
     assert [line.split()[0] for line in told[1:3]] == [twin, store["first"]]
+
+
+def on_a_terminal(monkeypatch, columns):
+    """One without colours."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("rich.console.Console.is_terminal", False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+
+
+def sweep_job(client, experiment, parent, difference):
+    tags = {"mlflow.parentRunId": parent, "config.difference": difference, "kind": "train"}
+    made = client.create_run(
+        experiment, run_name="cnn on digits of many", start_time=START + 10 * MINUTE, tags=tags
+    ).info.run_id
+    client.log_metric(made, "val/loss", 0.5)
+    client.log_param(made, "checkpoint.monitor", "val/loss")
+    return made
+
+
+def test_on_a_narrow_terminal_numbers_go_first_and_ids_and_names_stay_whole(store, capsys, monkeypatch):
+    client = mlflow()
+    experiment = client.get_experiment_by_name("poisson").experiment_id
+    job = sweep_job(client, experiment, store["sweep"], "+ model.hidden: [8]; + optimizer.lr: 0.001")
+    on_a_terminal(monkeypatch, 80)
+    lines = printed(capsys, "list", "--experiment", "poisson").splitlines()
+    row = next(line for line in lines if line.startswith(job[:8]))
+    assert row.split("  ")[:2] == [job[:8], "└ cnn on digits of many"]
+    assert "hidden=[8] lr=0.001" in row
+    assert all(len(line) <= 80 for line in lines[:-1])
+    assert "val/loss" not in lines[0]
+    assert lines[-1] == (
+        "4 columns do not fit here: started, duration, val/loss, test/loss; accelerator runs list --json has everything"
+    )
+    on_a_terminal(monkeypatch, 30)
+    folded = printed(capsys, "list", "--experiment", "poisson").splitlines()
+    assert [line for line in folded if line.startswith(job[:8])]
+    assert "many" in "".join(folded[:-1])
+
+
+def test_list_tells_in_what_runs_of_one_name_differ(store, capsys):
+    client = mlflow()
+    experiment = client.get_experiment_by_name("poisson").experiment_id
+    for text in ("+ model.hidden: [8]; + optimizer.lr: 0.1", "optimizer.lr: 0.1 → 0.2; − model.norm", "none", "a; b"):
+        sweep_job(client, experiment, store["sweep"], text)
+    sweep_job(client, experiment, store["sweep"], "model.name: a → b; data.name: c → d; + x: " + "y" * 40)
+    shown = printed(capsys, "list", "--experiment", "poisson")
+    assert "differs by" in shown.splitlines()[0]
+    for told in (
+        "hidden=[8] lr=0.1 ",
+        "lr=0.1→0.2 − norm",
+        "none",
+        "model.name=a→b data.name=c→d x=yyyyyyyyyyyyyyyy…",
+    ):
+        assert told in shown
+
+
+def test_a_wholes_metrics_are_not_taken_for_those_of_a_test(store, capsys):
+    client = mlflow()
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    whole = client.create_run(experiment, run_name="steps", tags={"kind": "pipeline"}).info.run_id
+    client.log_metric(whole, "test/seconds", 4.0)
+    client.log_metric(whole, "test/accuracy", 0.125)
+    lines = printed(capsys, "list", "--experiment", "digits").splitlines()
+    assert "test/seconds" not in lines[0]
+    assert not any("0.125" in line for line in lines)
+    assert "0.125" in printed(capsys, "list", "--experiment", "digits", "--sort", "test/accuracy")
+
+
+def test_sort_shows_its_metric_first(store, capsys):
+    lines = printed(capsys, "list", "--experiment", "poisson", "--sort", "lr").splitlines()
+    assert lines[0].split()[-3:] == ["lr", "val/loss", "test/loss"]
+    assert [line.split()[-3] for line in lines[1:]] == ["0", "0"]
+
+
+def test_show_lists_the_parts_of_a_run(store, capsys):
+    lines = printed(capsys, "show", "sweep").splitlines()
+    at = lines.index("runs that are part of it")
+    assert [line.split("  ")[1] for line in lines[at + 2 : at + 4]] == ["job 0", "job 1"]
+    assert [part["name"] for part in as_json(capsys, "show", "sweep")["parts"]] == ["job 0", "job 1"]
+
+
+def test_search_takes_a_status_in_any_case_and_knows_names_that_nobody_has(store, capsys):
+    assert [run["name"] for run in as_json(capsys, "search", "attributes.status = 'failed'")] == ["images"]
+    assert len(as_json(capsys, "search", "status != 'failed'")) == 5
+    told = printed(capsys, "search", "metrics.'test/los' < 1 and params.model.nam = 'mlp' and tags.kind = 'sweep'")
+    assert told.splitlines()[1:] == [
+        "no run has a metric 'test/los' — did you mean 'test/loss'?",
+        "no run has a param 'model.nam' — did you mean 'model.name'?",
+    ]
+    told = printed(capsys, "search", "attributes.status = 'finishd'").splitlines()
+    assert told[1:] == ["no run has the status 'FINISHD' — did you mean 'FINISHED'?"]
+
+
+def test_a_record_that_waits_is_pointed_to_where_there_is_no_store(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "outputs" / "day" / "a"
+    folder.mkdir(parents=True)
+    spool.save(
+        folder / spool.SETTINGS, spool.Settings("sqlite:///x.db", "e", None, None, "journal.jsonl", "k", START, 1.0)
+    )
+    (folder / "journal.jsonl").write_text('{"event":"status","value":"FINISHED","time":1}\n')
+    assert refused(capsys, "list").endswith("; the record of 1 run here waits to be sent: accelerator tracking sync")
 
 
 @pytest.mark.parametrize(

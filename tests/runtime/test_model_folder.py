@@ -141,10 +141,18 @@ def test_modules_of_the_authors_are_imported_only_where_they_are_allowed(folder)
         accelerator.load_model(folder)
 
 
-def test_loading_unpickles_nothing(folder):
-    """The pickle beside the weights is never opened."""
-    (folder / "pickle" / "model.pth").write_bytes(b"cos\nsystem\n(S'touch hit'\ntR.")
+def test_loading_unpickles_nothing(folder, tmp_path, monkeypatch):
+    """The pickle beside the weights is compared with its checksum, and not unpickled if that is right either."""
+    monkeypatch.chdir(tmp_path)
+    hostile = b"cos\nsystem\n(S'touch hit'\ntR."
+    (folder / "pickle" / "model.pth").write_bytes(hostile)
+    with pytest.raises(CheckpointError, match=r"pickle/model\.pth is not the file that was written"):
+        load_model(folder, imports=["toy_problem"])
+    told = json.loads((folder / "manifest.json").read_text())
+    told["files"]["pickle/model.pth"] = {"sha256": sha256(hostile).hexdigest(), "bytes": len(hostile)}
+    (folder / "manifest.json").write_text(json.dumps(told))
     assert torch.isfinite(load_model(folder, imports=["toy_problem"])(INPUTS)).all()
+    assert not (tmp_path / "hit").exists()
 
 
 def test_a_format_that_cannot_express_the_network_is_left_out_and_noted(run, tmp_path, monkeypatch):

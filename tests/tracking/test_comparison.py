@@ -47,6 +47,8 @@ def test_the_best_of_each_metric_is_marked_unless_all_are_the_same():
     assert side_by_side([{"val/loss": 1.0}] * 2, [None] * 2) == {"val/loss": ([1.0, 1.0], [])}
     assert side_by_side([{"val/loss": nan}, {"val/loss": 1.0}], [None] * 2)["val/loss"][1] == [1]
     assert side_by_side(runs[:2], [None, ("val/loss", "max")])["val/loss"][1] == [0]
+    # The loss of a step depends on its batch.
+    assert side_by_side([{"train/loss": 1.0}, {"train/loss": 2.0}], [("val/loss", "min")] * 2)["train/loss"][1] == []
 
 
 def test_what_a_run_is_judged_by_comes_first():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from accelerator.utilities.quantities import duration, number, size
+from accelerator.utilities.quantities import duration, measured, number, size
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,22 @@ def test_a_size_has_three_digits(count, text):
 
 def test_a_value_has_five_digits():
     assert [number(value) for value in (0.123456789, 46757.6, float("nan"), None)] == ["0.12346", "46758", "nan", "–"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.123456789, "0.12346"),
+        (46757.6, "46758"),
+        (3.0, "3"),
+        (112400.0, "112,400"),
+        (99999.7, "100,000"),
+        (380150.4, "380,150"),
+        (-1e-7, "-1e-07"),
+        (3e20, "3e+20"),
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
+    ],
+)
+def test_a_count_is_printed_whole_and_a_measured_value_to_its_digits(value, text):
+    assert measured(value) == text

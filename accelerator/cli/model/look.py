@@ -55,9 +55,9 @@ def list_models(options: Namespace) -> None:
             Column("versions", cells[1], right=True, rank=2),
             Column("champion", cells[2]),
             Column("challenger", cells[3], rank=1),
-            Column("other aliases", cells[4], rank=4, least=14),
+            *([Column("other aliases", cells[4], rank=4, least=14)] if any(cells[4]) else []),
             Column("newest", cells[5], rank=3),
-            Column("its metrics", cells[6], rank=5, least=24),
+            Column("its metrics", cells[6], rank=5),
         ],
     )
     out.print(made)

@@ -19,9 +19,9 @@ from accelerator.cli.compose.mistakes import diagnose, located, reason
 from accelerator.cli.compose.path_checks import check_paths
 from accelerator.cli.compose.schema import TrackingConfig
 from accelerator.cli.load import inherited
-from accelerator.cli.resume import computing, resolve
+from accelerator.cli.resume import computing, resolve, value_of
 from accelerator.errors import CheckpointError, ConfigError, did_you_mean
-from accelerator.pipeline.plan import ALL, KEYS, Pipeline, Step, read
+from accelerator.pipeline.plan import ALL, KEYS, Pipeline, Step, read, readable
 from accelerator.runtime.checkpoint.meta_handler import fingerprint
 from accelerator.runtime.context.component import find, is_component
 from accelerator.runtime.run_directory import CONFIG
@@ -119,7 +119,8 @@ def prepare(name: str, typed: Sequence[str]) -> Prepared:
     try:
         pipeline = read(name, values, of_steps)
     except ConfigError as error:
-        raise ConfigError([*problems, *error.problems]) from error
+        _, wrong = _composed_steps(readable(name, values, of_steps), ())
+        raise ConfigError([*problems, *error.problems, *wrong]) from error
     shared = _tracking_overrides(values["tracking"])
     threads = warm_up()
     configs, wrong = _composed_steps(pipeline, shared)
@@ -202,9 +203,7 @@ def _following(unresolved: Any) -> set[str]:
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
     """A value in few words."""
-    if key not in values:
-        return "default"
-    text = json.dumps(values[key], ensure_ascii=False, default=str).strip('"')
+    text = json.dumps(value_of(values, key), ensure_ascii=False, default=str).strip('"')
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 

@@ -91,8 +91,9 @@ ACTIONS = {
   accelerator runs list --group width-study --sort val/loss
   accelerator runs list --json | jq -r '.[].id'
 
-The metrics shown are the one a run is rated by (checkpoint.monitor) and those of the test. Runs of a sweep or a
-pipeline stand below it.""",
+The metrics shown are the one sorted by, the one a run is rated by (checkpoint.monitor), and those of the test. Runs of
+a sweep or a pipeline stand below it. "differs by" tells in what a run's config differs from that of the run before it,
+and of a sweep's job what the sweep set for it. On a narrow terminal the numbers are left out first.""",
     ),
     "show": Action(
         "everything the store knows of a run",

@@ -36,7 +36,8 @@ def _folders(parser: ArgumentParser) -> None:
         nargs="*",
         metavar="RUN_DIR|FOLDER",
         type=Path,
-        help="a run's folder, or one that stands for all runs below it; by default outputs/, multirun/, pipelines/ and studies/ here",
+        help="a run's folder, or one that stands for all runs below it; by default outputs/, multirun/, pipelines/ and "
+        "studies/ here",
     )
     parser.add_argument("--json", action="store_true", help="print it for programs")
 
@@ -69,7 +70,8 @@ refused   the store answers, and does not take the record""",
   accelerator tracking sync outputs/2026-11-20/14-03-21.123456-99
   accelerator tracking sync outputs --uri sqlite:///copy.db    all runs below, whole, to another store as well
 
-A copy in another store is one more: commands go on finding the run in its own. It may be repeated and interrupted: what has arrived is not sent twice. Orphans are marked as KILLED.
+A copy in another store is one more: commands go on finding the run in its own.
+It may be repeated and interrupted: what has arrived is not sent twice. Orphans are marked as KILLED.
 Exit code 0: everything arrived; 1: something waits; 3: a store refuses a record.""",
     ),
 }
