@@ -95,7 +95,10 @@ def test_all_mistakes_are_told_together(capfd):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["model.channels=[32,", "64]"], "model.channels=[32, 64]: a space ends an argument; quote it: 'model.channels"),
+        (
+            ["model.channels=[32,", "64]"],
+            "model.channels=[32, 64]: a space ends an argument; quote it: 'model.channels",
+        ),
         (["--overrides", "model.channels=[32, 64]"], "quote it: 'model.channels=[32, 64]'"),
         (['vars.a="x', 'y"', "seed=1"], "quote it: 'vars.a=\"x y\"'"),
         (["vars.a='x", "y'"], "quote it: \"vars.a='x y'\""),

@@ -157,7 +157,10 @@ def test_of_a_server_elsewhere_the_links_are_printed_and_nothing_is_started(stor
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--host", "0.0.0.0", "--uri", "sqlite:///m.db"], "--host 0.0.0.0 lets other machines in, and that needs a login: MLflow's basic auth"),
+        (
+            ["--host", "0.0.0.0", "--uri", "sqlite:///m.db"],
+            "--host 0.0.0.0 lets other machines in, and that needs a login: MLflow's basic auth",
+        ),
         ([], "mlflow.db: no run was recorded here yet (accelerator train makes one), or it is elsewhere: name it with"),
         (["--port", "many"], "--port many: expected a number from 0 to 65535"),
         (["--port", "65536"], "--port 65536: expected a number from 0 to 65535"),
