@@ -3,7 +3,7 @@
 import pytest
 
 from accelerator.cli.app import main
-from accelerator.cli.project.project import clean
+from accelerator.cli.project import clean
 from accelerator.runtime.run_directory import owned
 from accelerator.tracking.deleted_runs import DeletedRun
 

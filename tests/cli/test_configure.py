@@ -6,7 +6,7 @@ import pytest
 
 from accelerator.cli.app import main
 from accelerator.cli.paths import packaged_configs
-from accelerator.cli.project.project import configure
+from accelerator.cli.project import configure
 
 MLP = "configs/model/mlp.yaml"
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from accelerator.cli.app import main
-from accelerator.cli.machine.gpus import verify
+from accelerator.cli.machine import verify
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from accelerator.cli.app import main
-from accelerator.cli.machine.gpus import verify
+from accelerator.cli.machine import verify
 
 
 def test_what_works_is_absent_and_is_broken_is_told_with_its_reason(monkeypatch, capsys):

@@ -15,7 +15,7 @@ from forked_runs import differences, outcome
 from pipeline_steps import CHAIN, execution, started, statuses, wait_until_gone
 
 from accelerator.cli.app import main
-from accelerator.cli.pipeline.command import run as pipeline_run
+from accelerator.cli.pipeline import run as pipeline_run
 from accelerator.pipeline.process import forked
 
 LONGEST = 0.04  # seconds that a step takes

@@ -106,7 +106,7 @@ def test_j1_any_other_address_is_refused_without_a_login(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_AUTH_CONFIG_PATH", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    assert main(["mlflow-ui", "--host", host]) == 3
+    assert main(["mlflow-ui", "--host", host, "--uri", "sqlite:///m.db"]) == 3
     assert f"--host {host} lets other machines in, and that needs a login" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
