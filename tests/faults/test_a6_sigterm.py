@@ -95,7 +95,9 @@ def terminate_group(faults, folder, *more, here, delay=0.0):
 
 
 # In the midst of a step, or while a worker makes a sample; it has made 12 when the run was built.
-@pytest.mark.parametrize(("at", "number"), [("after_backward", 4), ("sample", 14)])
+@pytest.mark.parametrize(
+    ("at", "number"), [pytest.param("after_backward", 4, marks=pytest.mark.faults), ("sample", 14)]
+)
 def test_a6_loader_workers_get_it_too(tmp_path, whole, at, number):
     here, folder = tmp_path / "here", tmp_path / "run"
     faults = {at: (number, lambda: say_so_and_wait(here))}
@@ -106,6 +108,7 @@ def test_a6_loader_workers_get_it_too(tmp_path, whole, at, number):
     assert_goes_on_to(folder, whole)
 
 
+@pytest.mark.faults
 def test_a6_the_record_says_killed(tmp_path):
     here, folder = tmp_path / "here", tmp_path / "run"
     faults = {"after_backward": (2, lambda: say_so_and_wait(here))}

@@ -48,6 +48,7 @@ class Terminal:
         return code
 
 
+@pytest.mark.faults
 def test_a7_once_is_graceful(tmp_path):
     folder = tmp_path / "run"
     terminal = Terminal("after_backward", 4, 0.5, folder, WORKERS)
