@@ -74,6 +74,44 @@ def run_action(name: str, description: str, epilog: str, actions: Mapping[str, A
     return exit_code_of(act, debug="--debug" in arguments)
 
 
+def run_alone(
+    name: str,
+    description: str,
+    epilog: str,
+    add: Callable[[argparse.ArgumentParser], object],
+    act: Callable[[argparse.Namespace], int | None],
+    arguments: list[str],
+) -> int:
+    """Parse and act, for a command without actions that runs nothing of the project.
+
+    Args:
+        name: the command's name.
+        description: what it is for.
+        epilog: examples.
+        add: adds its own arguments to its parser.
+        act: called with the parsed options, returns the exit code or None for 0.
+        arguments: what was typed after the command.
+
+    Returns:
+        The exit code; see `accelerator.cli.app.main`.
+    """
+
+    def parse_and_act() -> int:
+        parser = Parser(
+            prog=f"accelerator {name}",
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add(parser)
+        if {"-h", "--help"}.intersection(arguments):
+            parser.print_help()
+            return 0
+        return act(parser.parse_args([a for a in arguments if a != "--debug"])) or 0
+
+    return exit_code_of(parse_and_act, debug="--debug" in arguments, runs_project=False)
+
+
 def _parsed(
     name: str, description: str, epilog: str, actions: Mapping[str, Action], arguments: list[str]
 ) -> argparse.Namespace | None:

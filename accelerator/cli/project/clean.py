@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from argparse import Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from accelerator.cli.actions import Parser
-from accelerator.cli.command import exit_code_of
+from accelerator.cli.actions import run_alone
 from accelerator.cli.compose.composed import PLACES as ROOTS
 from accelerator.cli.project.generated import Generated
 from accelerator.cli.project.project import Project, here, short
@@ -45,33 +44,18 @@ class Item(NamedTuple):
 
 
 def clean_command(arguments: list[str]) -> int:
-    """The command line's entry.
-
-    Returns:
-        The exit code; see `accelerator.cli.app.main`.
-    """
-    return exit_code_of(
-        lambda: _act([a for a in arguments if a != "--debug"]), debug="--debug" in arguments, runs_project=False
-    )
+    """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
+    description = "Remove what was generated here: it is shown first, with sizes, and asked for."
+    return run_alone("clean", description, _EPILOG, _arguments, clean, arguments)
 
 
-def _act(arguments: list[str]) -> int:
-    parser = Parser(
-        prog="accelerator clean",
-        description="Remove what was generated here: it is shown first, with sizes, and asked for.",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--outputs", action="store_true", help="the folders of runs: outputs/, multirun/, studies/")
     parser.add_argument("--caches", action="store_true", help="what Python and tools of development keep")
     parser.add_argument("--configs", action="store_true", help="generated configs that nobody has edited")
     parser.add_argument("--records", action="store_true", help="files of runs that were deleted in MLflow")
     parser.add_argument("--yes", action="store_true", help="do not ask; says which parts go, so name them")
     parser.add_argument("--dry-run", action="store_true", help="show what would go, and remove nothing")
-    if {"-h", "--help"} & set(arguments):
-        parser.print_help()
-        return 0
-    return clean(parser.parse_args(arguments))
 
 
 def clean(options: Namespace) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from accelerator.cli.actions import Parser
-from accelerator.cli.command import exit_code_of
+from accelerator.cli.actions import run_alone
 from accelerator.cli.paths import packaged_configs
 from accelerator.cli.project.config_tree import options_below
 from accelerator.cli.project.generated import KEPT, NEW, SAME, UPDATED, Generated
@@ -32,31 +31,15 @@ _DONE = {
 
 
 def configure_command(arguments: list[str]) -> int:
-    """The command line's entry.
-
-    Returns:
-        The exit code; see `accelerator.cli.app.main`.
-    """
-    return exit_code_of(
-        lambda: _act([a for a in arguments if a != "--debug"]), debug="--debug" in arguments, runs_project=False
-    )
+    """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
+    description = "Copy packaged configs into ./configs, to edit them."
+    return run_alone("configure", description, _EPILOG, _arguments, configure, arguments)
 
 
-def _act(arguments: list[str]) -> int:
-    parser = Parser(
-        prog="accelerator configure",
-        description="Copy packaged configs into ./configs, to edit them.",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("chosen", nargs="*", metavar="GROUP[=OPTION]", help="what to copy")
     parser.add_argument("--all", action="store_true", help="copy every option of every group")
     parser.add_argument("--dry-run", action="store_true", help="show what would be copied, and copy nothing")
-    if {"-h", "--help"} & set(arguments):
-        parser.print_help()
-        return 0
-    configure(parser.parse_args(arguments))
-    return 0
 
 
 def configure(options: Namespace) -> None:

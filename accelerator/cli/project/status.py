@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerator import __version__
-from accelerator.cli.actions import Parser
-from accelerator.cli.command import exit_code_of
+from accelerator.cli.actions import run_alone
 from accelerator.cli.paths import packaged_configs
 from accelerator.cli.project.add_sync import compared
 from accelerator.cli.project.config_tree import Option, read_option
@@ -57,28 +56,13 @@ class FileStatus:
 
 
 def status_command(arguments: list[str]) -> int:
-    """The command line's entry.
-
-    Returns:
-        The exit code; see `accelerator.cli.app.main`.
-    """
-    return exit_code_of(
-        lambda: _act([a for a in arguments if a != "--debug"]), debug="--debug" in arguments, runs_project=False
-    )
+    """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
+    description = "What ./configs overrides, how it differs from the packaged configs, what is broken or unused."
+    return run_alone("status", description, _EPILOG, _arguments, status, arguments)
 
 
-def _act(arguments: list[str]) -> int:
-    parser = Parser(
-        prog="accelerator status",
-        description="What ./configs overrides, how it differs from the packaged configs, what is broken or unused.",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print it for programs")
-    if {"-h", "--help"} & set(arguments):
-        parser.print_help()
-        return 0
-    return status(parser.parse_args(arguments))
 
 
 def status(options: Namespace) -> int:
