@@ -9,15 +9,14 @@ import json
 import shutil
 import sys
 import textwrap
-from argparse import RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from accelerator.cli.actions import Parser
-from accelerator.cli.command import exit_code_of
+from accelerator.cli.actions import run_alone
 from accelerator.cli.project.kinds import KINDS, Kind
 from accelerator.errors import ConfigError, did_you_mean
 
@@ -85,27 +84,18 @@ class Listed(NamedTuple):
 
 
 def list_command(arguments: list[str]) -> int:
-    """The command line's entry.
-
-    Returns:
-        The exit code; see `accelerator.cli.app.main`.
-    """
-    return exit_code_of(
-        lambda: _act([a for a in arguments if a != "--debug"]), debug="--debug" in arguments, runs_project=False
-    )
+    """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
+    description = "List what can be named in a config: components and options, with what they take."
+    return run_alone("list", description, _EPILOG, _arguments, _act, arguments)
 
 
-def _act(arguments: list[str]) -> int:
-    parser = Parser(
-        prog="accelerator list",
-        description="List what can be named in a config: components and options, with what they take.",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("kind", nargs="?", metavar="KIND", help=", ".join(kinds()))
     parser.add_argument("name", nargs="?", metavar="NAME", help="only this one, with what each argument is for")
     parser.add_argument("--json", action="store_true", help="print it for programs")
-    options = parser.parse_args(arguments)
+
+
+def _act(options: Namespace) -> int:
     kind = None if options.kind is None else _kind(options.kind)
     found = listed(kind)
     if options.name is not None:
