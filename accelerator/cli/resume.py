@@ -124,7 +124,7 @@ def computing(
     """
     return {
         key: value
-        for key, value in _flat(config).items()
+        for key, value in flat(config).items()
         if key.split(".")[0] not in sections and key not in keys and (key not in _DEFAULTS or value != _DEFAULTS[key])
     }
 
@@ -134,14 +134,15 @@ def value_of(values: Mapping[str, Any], key: str) -> Any:
     return values.get(key, _DEFAULTS.get(key, "not set"))
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of a nested config by dotted key; an empty section has none."""
     if not isinstance(node, dict):
         return {prefix: node}
     return {
         key: value
         for name, child in node.items()
-        for key, value in _flat(child, f"{prefix}.{name}" if prefix else str(name)).items()
+        for key, value in flat(child, f"{prefix}.{name}" if prefix else str(name)).items()
     }
 
 
-_DEFAULTS = _flat(asdict(RunConfig()))
+_DEFAULTS = flat(asdict(RunConfig()))

@@ -37,7 +37,7 @@ from accelerator.cli.compose.compose import (
 )
 from accelerator.cli.compose.composed import Composed
 from accelerator.cli.compose.mistakes import reason
-from accelerator.cli.resume import recorded
+from accelerator.cli.resume import flat, recorded
 from accelerator.errors import ConfigError, did_you_mean
 from accelerator.tuning.distributions import Choice, shown
 from accelerator.tuning.search_space import SearchSpace
@@ -129,7 +129,7 @@ class TrialConfigs:
         section = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
         if OmegaConf.is_dict(section) and key.rpartition(".")[2] in section:
             return f"tune.space.{key}={shown(value)}: {reason(error).removeprefix(f'{key}: ')}"
-        known = [*_dotted(plain(config, resolve=False)), *groups(), *aliases()]
+        known = [*flat(plain(config, resolve=False)), *groups(), *aliases()]
         return f"tune.space.{key}: there is no key '{key}' in the config{did_you_mean(key, known, most=1, show=0)}"
 
     def _base(self, values: Mapping[str, Any]) -> _Base:
@@ -230,9 +230,3 @@ def _telling(space: SearchSpace) -> list[dict[str, Any]]:
             seen |= shows
             found.append(values)
     return found
-
-
-def _dotted(node: Any, prefix: str = "") -> list[str]:
-    if not isinstance(node, dict):
-        return [prefix]
-    return [path for key, value in node.items() for path in _dotted(value, f"{prefix}.{key}" if prefix else str(key))]
