@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +103,7 @@ def look(splits: Mapping[str, Any], options: Options, names: Mapping[str, Sequen
         else None
     )
     # NumPy and torch let go of the interpreter: copies are looked for on one core, the rest is done on another.
-    with ThreadPoolExecutor(1) as other:
+    with _single_threaded(), ThreadPoolExecutor(1) as other:
         for chunk in reading.chunks():
             if len(chunk.rows) == 0:
                 continue
@@ -129,6 +130,17 @@ def look(splits: Mapping[str, Any], options: Options, names: Mapping[str, Sequen
         },
         twins=_twins(first, names or {}),
     )
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Pieces are too small to be shared out: torch's own threads would wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of threads that begin from here on, too
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _pilot(reading: Reading, split: str) -> Chunk:

@@ -26,6 +26,14 @@ def test_moments_are_numpys_in_float64_where_the_mean_is_a_million_deviations(sh
     np.testing.assert_array_equal(seen.high, flat.max((0, 2)))
 
 
+@pytest.mark.parametrize("unit", [1e-30, 1.0, 1e30])  # its square is nothing float32 has, but for 1
+def test_moments_of_float32_do_not_depend_on_the_unit(unit):
+    values = torch.from_numpy(np.random.default_rng(0).normal(3.0, 1.0, (20_000, 2)) * unit).float()
+    seen, exact = passed(values, pieces=2), values.double().numpy()
+    np.testing.assert_allclose(seen.mean, exact.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(seen.std, exact.std(0), rtol=1e-6)
+
+
 def test_gaps_are_counted_by_channel_and_left_out_of_the_moments():
     values = torch.from_numpy(np.random.default_rng(0).normal(5.0, 2.0, (300, 2)))
     values[7, 0] = values[250, 0] = torch.nan
