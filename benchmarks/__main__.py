@@ -29,6 +29,7 @@ SECTIONS = {
     "multilevel.transformer": "A character language model",
     "multilevel.cycles": "FAS cycles at equal work",
     "multilevel.matching": "Coarsening: matching, transfer, a change of level",
+    "sweep": "Sweeps: what a job costs beside its training",
     "tuning": "Tuning: what a trial costs beside its training",
 }
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"

@@ -196,6 +196,7 @@ class _Jobs:
         self.started: list[Path] = []
         self.raised: list[BaseException] = []
         self.process = os.getpid()
+        self.files: dict[str, list[dict[str, str]]] = {}
         self.__name__ = command.name
 
     def __call__(self, config: DictConfig) -> float | None:
@@ -221,7 +222,9 @@ class _Jobs:
             with nullcontext() if here else told_here():
                 with removed_if_unused(self.started[-1]):
                     check_present(config)
-                composed = Composed(config, self.started[-1], overrides, choices, composition(overrides), sweep)
+                if (chosen := str(choices)) not in self.files:  # they, and nothing else, decide which files are read
+                    self.files[chosen] = composition(overrides)
+                composed = Composed(config, self.started[-1], overrides, choices, self.files[chosen], sweep)
                 result = self.command.job(composed)
         except BaseException as error:
             self.raised.append(error)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from accelerator.errors import RunDirectoryError
 from accelerator.runtime.run_directory import CONFIG
 
 MOST = 6  # changes that are told; the rest are counted
@@ -28,15 +29,14 @@ def since_the_last_run(config: Mapping[str, Any], unresolved: Mapping[str, Any],
         unresolved: the same tree before interpolation: what comes from the environment is not shown.
         run_dir: of the run that begins.
     """
-    from yaml import YAMLError
-
+    from accelerator.cli.run_files import config_in
     from accelerator.tracking.masking import masked
 
     if (before := _last(run_dir)) is None:
         return None
     try:
-        was = _loaded(before / CONFIG)
-    except (OSError, YAMLError, ValueError):
+        was = config_in(before)
+    except RunDirectoryError:
         return None
     changed = list(changes(was, masked(config, unresolved), unresolved))
     if not changed:
@@ -108,12 +108,3 @@ def _is_training(folder: Path) -> bool:
         return "command: train" in (folder / COMPOSITION).read_text(encoding="utf-8")
     except OSError:
         return False
-
-
-def _loaded(file: Path) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    if not isinstance(content, dict):
-        raise ValueError(file)
-    return content  # pyright: ignore[reportReturnType]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from accelerator.errors import ConfigError
 
 if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-MOST = 40  # values that are looked at; a tenth of a second each
+MOST = 40  # values that are looked at; a group's option takes a tenth of a second
 
 
 def check_sweep(arguments: Sequence[str], *, signatures: bool) -> None:
@@ -25,19 +27,23 @@ def check_sweep(arguments: Sequence[str], *, signatures: bool) -> None:
     Raises:
         ConfigError: values that no job could run with.
     """
-    from accelerator.cli.compose.compose import COMPOSITION_ERRORS, composer, plain
+    from accelerator.cli.compose.compose import COMPOSITION_ERRORS, aliases, composer, groups, plain
     from accelerator.cli.compose.mistakes import diagnose, reason
     from accelerator.runtime.run import check_config
 
-    variants = list(_variants(arguments))
+    variants = _variants(arguments)
     if len(variants) < 2 and not any(argument.startswith("sweep.vectorize=") for argument in arguments):
         return
     problems: list[str] = []
     refused: list[list[str]] = []
+    first: DictConfig | None = None
     with composer() as compose:
-        for overrides in variants[:MOST]:
+        known = {*groups(), *aliases()}
+        for overrides, changed in variants[:MOST]:
             try:
-                config = compose(overrides)
+                config = None if first is None or changed is None else _changed(first, changed, known)
+                config = compose(overrides) if config is None else config
+                first = first or config
                 if signatures:
                     _check_launcher(config)
                     check_config(plain(config))
@@ -65,8 +71,28 @@ def _check_launcher(config: DictConfig) -> None:
         )
 
 
-def _variants(arguments: Sequence[str]) -> list[list[str]]:
-    """The overrides of the first job, then with each further value of one key after the other."""
+def _changed(first: DictConfig, override: Override, groups: Collection[str]) -> DictConfig | None:
+    """The first job's config with another value; None where it takes a composition to say what it would be.
+
+    Raises:
+        OmegaConfBaseException: there is no such key, or it takes no such value.
+    """
+    from omegaconf import OmegaConf
+
+    from accelerator.cli.compose.compose import opened
+
+    key, value, typed = override.key_or_group, override.value(), str(override.input_line)
+    if not typed.startswith(f"{key}=") or override.is_list_extend():  # +key, ~key, group@package
+        return None
+    if key in groups or key.startswith("hydra") or isinstance(value, dict):  # a mapping is merged into what is there
+        return None
+    config = copy.deepcopy(first)
+    OmegaConf.update(config, key, value, merge=True, force_add=opened([typed]) != [typed])
+    return config
+
+
+def _variants(arguments: Sequence[str]) -> list[tuple[list[str], Override | None]]:
+    """The overrides of the first job, then with each further value of one key after the other, and that one."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
@@ -84,7 +110,8 @@ def _variants(arguments: Sequence[str]) -> list[list[str]]:
         elif parsed.is_choice_sweep() and (key := argument.partition("=")[0]):
             swept.append([f"{key}={value}" for value in parsed.sweep_string_iterator()])
     first = [values[0] for values in swept]
-    found = [[*fixed, *first]]
+    parse = OverridesParser.create().parse_override
+    found: list[tuple[list[str], Override | None]] = [([*fixed, *first], None)]
     for place, values in enumerate(swept):
-        found += [[*fixed, *first[:place], value, *first[place + 1 :]] for value in values[1:]]
+        found += [([*fixed, *first[:place], value, *first[place + 1 :]], parse(value)) for value in values[1:]]
     return found

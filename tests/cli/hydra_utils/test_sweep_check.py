@@ -2,8 +2,9 @@
 
 import pytest
 
+from accelerator.cli.compose.compose import composer, plain
 from accelerator.cli.hydra_utils import sweep_check
-from accelerator.cli.hydra_utils.sweep_check import _variants, check_sweep
+from accelerator.cli.hydra_utils.sweep_check import _changed, _variants, check_sweep
 from accelerator.errors import ConfigError
 
 
@@ -13,16 +14,43 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_each_value_is_tried_once_and_not_each_combination():
-    assert _variants(["-m", "seed=1", "model=mlp,cnn,fno", "optimizer.lr=0.1,0.2"]) == [
-        ["seed=1", "model=mlp", "optimizer.lr=0.1"],
-        ["seed=1", "model=cnn", "optimizer.lr=0.1"],
-        ["seed=1", "model=fno", "optimizer.lr=0.1"],
-        ["seed=1", "model=mlp", "optimizer.lr=0.2"],
+    variants = _variants(["-m", "seed=1", "model=mlp,cnn,fno", "optimizer.lr=0.1,0.2"])
+    assert [(overrides, changed and changed.input_line) for overrides, changed in variants] == [
+        (["seed=1", "model=mlp", "optimizer.lr=0.1"], None),
+        (["seed=1", "model=cnn", "optimizer.lr=0.1"], "model=cnn"),
+        (["seed=1", "model=fno", "optimizer.lr=0.1"], "model=fno"),
+        (["seed=1", "model=mlp", "optimizer.lr=0.2"], "optimizer.lr=0.2"),
     ]
 
 
+@pytest.mark.parametrize(
+    "swept",
+    [
+        "seed=1,2",
+        "model.hidden=[8],[8,16,32]",
+        "optimizer.amsgrad=false,true",
+        "trainer.max_steps=null,5",
+        "trainer.max_epochs=3,20",  # what others refer to
+    ],
+)
+def test_a_value_set_in_the_first_jobs_config_is_what_its_own_composition_has(swept):
+    (one, _), (other, changed) = _variants(["-m", "model=mlp", swept])
+    with composer() as compose:
+        first = compose(one)
+        assert changed is not None
+        assert plain(_changed(first, changed, {"model"})) == plain(compose(other)) != plain(first)
+
+
+@pytest.mark.parametrize("swept", ["model=mlp,cnn", "+vars.a=1,2", "hydra.job.name=a,b", "vars={a:1},{b:2}"])
+def test_what_it_takes_a_composition_to_tell_is_composed(swept):
+    (one, _), (_, changed) = _variants(["-m", swept])
+    with composer() as compose:
+        assert changed is not None
+        assert _changed(compose(one), changed, {"model"}) is None
+
+
 def test_what_a_sweeper_draws_is_left_to_it():
-    assert _variants(["-m", "optimizer.lr=interval(0.1,1)", "trainer.max_epochs=range(1,3)"]) == [[]]
+    assert _variants(["-m", "optimizer.lr=interval(0.1,1)", "trainer.max_epochs=range(1,3)"]) == [([], None)]
 
 
 def test_every_wrong_value_is_told_once():
