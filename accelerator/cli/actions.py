@@ -81,8 +81,10 @@ def run_alone(
     add: Callable[[argparse.ArgumentParser], object],
     act: Callable[[argparse.Namespace], int | None],
     arguments: list[str],
+    *,
+    runs_project: bool = False,
 ) -> int:
-    """Parse and act, for a command without actions that runs nothing of the project.
+    """Parse and act, for a command without actions; its words and flags may stand in any order.
 
     Args:
         name: the command's name.
@@ -91,6 +93,7 @@ def run_alone(
         add: adds its own arguments to its parser.
         act: called with the parsed options, returns the exit code or None for 0.
         arguments: what was typed after the command.
+        runs_project: see `exit_code_of`.
 
     Returns:
         The exit code; see `accelerator.cli.app.main`.
@@ -107,9 +110,9 @@ def run_alone(
         if {"-h", "--help"}.intersection(arguments):
             parser.print_help()
             return 0
-        return act(parser.parse_args([a for a in arguments if a != "--debug"])) or 0
+        return act(parser.parse_intermixed_args([a for a in arguments if a != "--debug"])) or 0
 
-    return exit_code_of(parse_and_act, debug="--debug" in arguments, runs_project=False)
+    return exit_code_of(parse_and_act, debug="--debug" in arguments, runs_project=runs_project)
 
 
 def _parsed(

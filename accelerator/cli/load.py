@@ -13,9 +13,9 @@ from typing import Any
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
+from accelerator.cli.run_files import overrides_in
 from accelerator.cli.which_run import find, run_id
 from accelerator.errors import ConfigError, RunDirectoryError
-from accelerator.runtime.run_directory import OVERRIDES
 
 COMPOSITION = "composition.yaml"
 
@@ -32,8 +32,7 @@ def with_source(arguments: Sequence[str], wanted: str) -> list[str]:
     from accelerator.cli.checkpoint.look import checkpoint_file
 
     file = checkpoint_file(str(find(wanted, f"load={wanted}"))).absolute()
-    kept = file.parent.parent / OVERRIDES
-    before = [str(each) for each in OmegaConf.load(kept)] if kept.exists() else []
+    before = overrides_in(file.parent.parent)
     others = [each for each in arguments if not each.startswith("load=")]
     return [*inherited(before, others), *others, f"load={QuotedString(str(file), Quote.single).with_quotes()}"]
 

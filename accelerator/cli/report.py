@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelerator.cli.actions import Parser
-from accelerator.cli.command import exit_code_of
+from accelerator.cli.actions import run_alone
 from accelerator.errors import RunDirectoryError, UserError
 
 if TYPE_CHECKING:
@@ -30,20 +29,15 @@ prints. Runs that are here are read from their folders, without MLflow."""
 
 
 def report_command(arguments: list[str]) -> int:
-    """The command line's entry.
+    """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
+    description = "Write a page on runs: losses by level, metrics, what differs, pictures, how to go on."
+    return run_alone("report", description, _EPILOG, _arguments, _report, arguments)
 
-    Returns:
-        The exit code; see `accelerator.cli.app.main`.
-    """
+
+def _arguments(parser: ArgumentParser) -> None:
     run = (
         "a run's folder, or one with runs in it, such as a sweep's; an MLflow id (6 digits will do) or name; or last: "
         "the newest run here (the default)"
-    )
-    parser = Parser(
-        prog="accelerator report",
-        description="Write a page on runs: losses by level, metrics, what differs, pictures, how to go on.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", default=["last"], help=run)
     parser.add_argument(
@@ -52,14 +46,8 @@ def report_command(arguments: list[str]) -> int:
     parser.add_argument("--uri", metavar="URI", help="the store, for runs that are not here")
     parser.add_argument("--force", action="store_true", help="replace FILE even if it is not a report")
 
-    def act() -> int:
-        options = parser.parse_args([argument for argument in arguments if argument != "--debug"])
-        return _report(options)
 
-    return exit_code_of(act, debug="--debug" in arguments)
-
-
-def _report(options: argparse.Namespace) -> int:
+def _report(options: Namespace) -> None:
     _check_out(options.out, force=options.force)
     from accelerator.cli.tables import short
     from accelerator.tracking.report.page import render
@@ -74,7 +62,6 @@ def _report(options: argparse.Namespace) -> int:
     page = render(runs, before).encode()
     _write(options.out, page)
     print(f"{short(options.out)}  {size(len(page))}: open it in any browser")
-    return 0
 
 
 class _Finder:

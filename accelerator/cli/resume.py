@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
-from omegaconf import OmegaConf
 
 from accelerator.cli.compose.schema import RunConfig
+from accelerator.cli.run_files import config_in, overrides_in
 from accelerator.cli.which_run import find
 from accelerator.errors import CheckpointError, ConfigError
-from accelerator.runtime.run_directory import CHECKPOINTS, CONFIG, OVERRIDES
+from accelerator.runtime.run_directory import CHECKPOINTS, CONFIG
 from accelerator.tracking.masking import masked
+from accelerator.utilities.nested import leaves
 
 # What may differ when a run goes on in place: none of it changes what is computed, but for rounding.
 FREE_SECTIONS = frozenset(
@@ -64,11 +65,10 @@ def resolve(arguments: Sequence[str]) -> list[str]:
     others = [a for a in arguments if not a.startswith("resume=")]
     source = find(wanted, f"resume={wanted}")
     quoted = QuotedString(str(source), Quote.single).with_quotes()
-    kept = (source.parent.parent if source.is_file() else source) / OVERRIDES
-    before = list(OmegaConf.load(kept)) if kept.exists() else []
+    before = overrides_in(source.parent.parent if source.is_file() else source)
     if source.is_file():
-        return [*map(str, before), *others, f"resume={quoted}"]
-    return [*map(str, before), *others, f"hydra.run.dir={quoted}", f"resume={quoted}"]
+        return [*before, *others, f"resume={quoted}"]
+    return [*before, *others, f"hydra.run.dir={quoted}", f"resume={quoted}"]
 
 
 def _last(arguments: Sequence[str], key: str) -> str | None:
@@ -94,7 +94,7 @@ def check_unchanged(config: Mapping[str, Any], unresolved: Mapping[str, Any], ru
     from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 
     # The recorded config has its secrets masked: compare like with like.
-    before, now = computing(OmegaConf.to_container(OmegaConf.load(path))), computing(masked(config, unresolved))
+    before, now = computing(config_in(run_dir)), computing(masked(config, unresolved))
     changed = [
         f"\n  {key} was {was}, is now {will}"
         for key in sorted(before.keys() | now.keys())
@@ -111,7 +111,7 @@ def check_unchanged(config: Mapping[str, Any], unresolved: Mapping[str, Any], ru
 
 
 def computing(
-    config: Any, sections: Collection[str] = FREE_SECTIONS, keys: Collection[str] = FREE_KEYS
+    config: Mapping[str, Any], sections: Collection[str] = FREE_SECTIONS, keys: Collection[str] = FREE_KEYS
 ) -> dict[str, Any]:
     """The values of a config that decide what is computed, by dotted key, without defaults of the closed sections.
 
@@ -134,15 +134,9 @@ def value_of(values: Mapping[str, Any], key: str) -> Any:
     return values.get(key, _DEFAULTS.get(key, "not set"))
 
 
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """The leaves of a nested config by dotted key; an empty section has none."""
-    if not isinstance(node, dict):
-        return {prefix: node}
-    return {
-        key: value
-        for name, child in node.items()
-        for key, value in flat(child, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a nested config by dotted key; an empty section has none."""
+    return {key: value for key, value in leaves(config) if value != {}}
 
 
 _DEFAULTS = flat(asdict(RunConfig()))

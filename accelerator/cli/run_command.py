@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerator.cli.actions import Parser
-from accelerator.cli.command import exit_code_of
+from accelerator.cli.actions import run_alone
 from accelerator.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,9 +53,7 @@ _TUNE = f"""examples:
 def run_command(arguments: list[str]) -> int:
     """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
 
-    def act() -> int:
-        parser = _parser("run", "Call a train function once, with its folder, its record, seeds and signals.", _RUN)
-        options = parser.parse_intermixed_args([a for a in arguments if a != "--debug"])
+    def run(options: Namespace) -> None:
         experiment = _experiment(options, "run")
         outcome = experiment.run(overrides=tuple(arguments))
         if options.json:
@@ -65,20 +62,15 @@ def run_command(arguments: list[str]) -> int:
             print(json.dumps(as_plain(outcome), indent=1))
         else:
             _print(outcome, experiment)
-        return 0
 
-    return exit_code_of(act, debug="--debug" in arguments)
+    description = "Call a train function once, with its folder, its record, seeds and signals."
+    return run_alone("run", description, _RUN, _arguments, run, arguments, runs_project=True)
 
 
 def tune_function_command(arguments: list[str]) -> int:
     """``accelerator tune`` with ``--train-fn``; see `accelerator.cli.app.main` for the exit codes."""
 
-    def act() -> int:
-        parser = _parser("tune", "Search the hyperparameters of a train function.", _TUNE)
-        parser.add_argument("--n-trials", type=int, metavar="N", help="points to measure; as tuning.n_trials=N")
-        parser.add_argument("--backend", choices=("optuna", "ray"), help="as tuning.backend=…")
-        parser.add_argument("--workers", type=int, metavar="N", help="processes that measure; as tuning.workers=N")
-        options = parser.parse_intermixed_args([a for a in arguments if a != "--debug"])
+    def tune(options: Namespace) -> None:
         flags = {"n_trials": options.n_trials, "backend": options.backend, "workers": options.workers}
         options.overrides += [f"tuning.{key}={value}" for key, value in flags.items() if value is not None]
         from accelerator.experiment.study import PRIMARY, FunctionStudy, as_plain
@@ -88,7 +80,7 @@ def tune_function_command(arguments: list[str]) -> int:
         result = study.run(lambda outcome: None if silent else _print_trial(outcome, study.plan.objectives))
         if options.json:
             print(json.dumps(as_plain(result), indent=1, default=str))
-            return 0
+            return
         from accelerator.cli.tune.report import print_study
         from accelerator.tracking.record import short
 
@@ -96,9 +88,9 @@ def tune_function_command(arguments: list[str]) -> int:
         again = f"accelerator run {short(result.folder / 'best.yaml')} --train-fn {options.train_fn}"
         for label, text in [("study", short(result.folder)), ("train it again", again), *result.where]:
             print(f"{label:<17}{text}")
-        return 0
 
-    return exit_code_of(act, debug="--debug" in arguments)
+    description = "Search the hyperparameters of a train function."
+    return run_alone("tune", description, _TUNE, _tune_arguments, tune, arguments, runs_project=True)
 
 
 def _print_trial(outcome: Any, objectives: Any) -> None:
@@ -137,7 +129,7 @@ def load_config(file: Path | None, overrides: list[str]) -> ExperimentConfig:
     return experiment_config({key: value or {} for key, value in values.items()}, source)
 
 
-def _experiment(options: argparse.Namespace, command: str) -> Experiment:
+def _experiment(options: Namespace, command: str) -> Experiment:
     from accelerator.experiment import Experiment, find_train_function
 
     file, overrides = options.config, list(options.overrides)
@@ -147,13 +139,7 @@ def _experiment(options: argparse.Namespace, command: str) -> Experiment:
     return Experiment(find_train_function(options.train_fn), config, command)
 
 
-def _parser(name: str, description: str, epilog: str) -> Parser:
-    parser = Parser(
-        prog=f"accelerator {name}",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="the experiment's YAML file")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="in place of what CONFIG says")
     parser.add_argument(
@@ -161,7 +147,13 @@ def _parser(name: str, description: str, epilog: str) -> Parser:
     )
     parser.add_argument("--json", action="store_true", help="print the result for programs")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-    return parser
+
+
+def _tune_arguments(parser: ArgumentParser) -> None:
+    _arguments(parser)
+    parser.add_argument("--n-trials", type=int, metavar="N", help="points to measure; as tuning.n_trials=N")
+    parser.add_argument("--backend", choices=("optuna", "ray"), help="as tuning.backend=…")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that measure; as tuning.workers=N")
 
 
 def _print(outcome: Outcome, experiment: Experiment) -> None:

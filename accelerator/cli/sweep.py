@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from accelerator.cli.compose.composed import FAILURES
+from accelerator.cli.run_files import overrides_in
 from accelerator.errors import AcceleratorError
-from accelerator.runtime.run_directory import JOURNAL, OVERRIDES, RESULT
+from accelerator.runtime.run_directory import JOURNAL, RESULT
 from accelerator.tracking import spool
 from accelerator.tracking.record import short
 
@@ -229,7 +230,7 @@ def outcomes(sweep: Path, swept: Mapping[str, str]) -> list[JobOutcome]:
     failed = {str(noted["job"]): noted for noted in failures_in(sweep)}
     for folder in sorted((path.parent for path in sweep.glob(f"*/{JOURNAL}")), key=_number):
         result = json.loads((folder / RESULT).read_text()) if (folder / RESULT).exists() else {}
-        overrides = list(OmegaConf.load(folder / OVERRIDES)) if (folder / OVERRIDES).exists() else []
+        overrides = overrides_in(folder)
         state = spool.load(folder / spool.STATE, spool.State)
         status = "FINISHED" if result else (state and state.closed) or "FAILED"
         noted = failed.pop(folder.name, {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ class Column:
         right: put its cells to the right, as numbers are.
         rank: the greatest is left out first where there is no room for all; 0: never.
         least: characters it may be cut down to before any is left out; None: not at all.
+        whole: fold what is cut instead of leaving it out.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Column:
     right: bool = False
     rank: int = 0
     least: int | None = None
+    whole: bool = False
 
     @property
     def width(self) -> int:
@@ -71,38 +73,53 @@ def table(left: Iterable[str] = (), right: Iterable[str] = (), *, title: str | N
     return made
 
 
-def fitted(out: Console, columns: Sequence[Column]) -> tuple[Table, list[str]]:
+def fitted(out: Console, columns: Sequence[Column], *, title: str | None = None) -> tuple[Table, list[str]]:
     """A table that is as wide as the terminal at most, and the titles of what there was no room for.
 
     Piped, everything is in it. What never gives way is folded where not even that fits.
+
+    Args:
+        out: the terminal.
+        columns: each with a title of its own.
+        title: above the table.
     """
-    widths = {column.title: column.width for column in columns}
-    room = out.width if sys.stdout.isatty() else max(out.width, sum(widths.values()) + _GAP * len(columns))
+    full = {column.title: column.width for column in columns}
+    least = {c.title: full[c.title] if c.least is None else min(c.least, full[c.title]) for c in columns}
+    room = out.width if sys.stdout.isatty() else max(out.width, sum(full.values()) + _GAP * len(columns))
     out.width = room
     kept = list(columns)
 
     def spare() -> int:
-        least = (widths[c.title] if c.least is None else min(c.least, widths[c.title]) for c in kept)
-        return room - sum(least) - _GAP * (len(kept) - 1)
+        return room - sum(least[column.title] for column in kept) - _GAP * (len(kept) - 1)
 
     while spare() < 0 and (last := max(kept, key=lambda column: column.rank)).rank:
         kept.remove(last)
-    made = table()
-    left = spare()
+    crowded, widths = spare() < 0, _shared(max(spare(), 0), [c.title for c in kept], least, full)
+    made = table(title=title)
     for column in kept:
-        if column.least is not None:
-            widths[column.title] = min(widths[column.title], column.least + max(left, 0))
-        folds = left < 0 and widths[column.title] == max(widths[other.title] for other in kept)
+        width = widths[column.title]
+        squeezed = crowded and width == max(widths.values())
+        folds = squeezed or (column.whole and width < full[column.title])
         made.add_column(
             column.title,
             justify="right" if column.right else "left",
             overflow="fold" if folds else "ellipsis",
             no_wrap=not folds,
-            max_width=None if folds else widths[column.title],
+            max_width=None if squeezed else width,
         )
     for cells in zip(*(column.cells for column in kept), strict=True):
         made.add_row(*cells)
     return made, [column.title for column in columns if column not in kept]
+
+
+def _shared(room: int, titles: Sequence[str], least: Mapping[str, int], full: Mapping[str, int]) -> dict[str, int]:
+    """Columns' widths: what room there is goes to those that want more than the least, in equal parts."""
+    widths = {}
+    wanting = sorted(titles, key=lambda title: full[title] - least[title])
+    for at, title in enumerate(wanting):
+        widths[title] = min(full[title], least[title] + room // (len(wanting) - at))
+        room -= widths[title] - least[title]
+    return widths
 
 
 def clean(text: str) -> str:

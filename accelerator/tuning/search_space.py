@@ -31,6 +31,7 @@ from typing import Any
 from accelerator.errors import ConfigError, did_you_mean
 from accelerator.tuning.distributions import Choice, Distribution, same, shown
 from accelerator.tuning.reading import PARTS, WORDS, is_distribution, read_distribution
+from accelerator.utilities.nested import leaves
 
 Condition = Mapping[str, tuple[Any, ...]]
 
@@ -221,16 +222,7 @@ def _when(written: Any, place: str, problems: list[str]) -> Condition:
     if not isinstance(written, Mapping) or not written:
         problems.append(f"{place}.when={written}: expected keys and options, such as when: {{model: mlp}}")
         return {}
-    flat = {key: value for name, options in written.items() for key, value in _flat(str(name), options)}
-    return {key: tuple(options) if isinstance(options, list) else (options,) for key, options in flat.items()}
-
-
-def _flat(key: str, node: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
-        for name, below in node.items():
-            yield from _flat(f"{key}.{name}", below)
-    else:
-        yield key, node
+    return {key: tuple(options) if isinstance(options, list) else (options,) for key, options in leaves(written)}
 
 
 def _conditions(parameters: Sequence[Parameter], where: str, before: Sequence[str]) -> list[str]:

@@ -94,6 +94,25 @@ def test_a_mistake_is_exit_code_3_and_a_sentence(arguments, fragment, tmp_path, 
     assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize("command", ["add", "completion"])
+def test_a_command_that_needs_words_and_has_none_prints_its_help(command, capsys):
+    assert main([command]) == 0
+    alone = capsys.readouterr().out
+    assert main([command, "--help"]) == 0
+    assert alone == capsys.readouterr().out
+    assert alone.startswith(f"usage: accelerator {command} ")
+
+
+def test_words_and_flags_stand_in_any_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for arguments in (["loss", "mse", "--json"], ["loss", "--json", "mse"], ["--json", "loss", "mse"]):
+        assert main(["list", *arguments]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert [each["name"] for each in found[0]] == ["mse"]
+    assert found == [found[0]] * 3
+
+
 def test_nothing_is_coloured_where_nobody_wants_it(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
     command = [sys.executable, "-m", "accelerator", "list", "loss"]

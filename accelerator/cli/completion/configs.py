@@ -20,6 +20,7 @@ from accelerator.cli.project.config_tree import read_option
 from accelerator.cli.project.kinds import KINDS
 from accelerator.cli.project.project import Project, here, load_mapping
 from accelerator.errors import ConfigError
+from accelerator.utilities.nested import leaves
 
 _LITERAL = re.compile(r"Literal\[(?P<words>[^\]]*)\]")
 _HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra/launcher", "hydra/sweeper")
@@ -262,7 +263,7 @@ class Configs:
         for where in ("project", "experiment"):
             for name in self.choices.get(where, ()):
                 content = self.content(where, name).get(section)
-                found |= {key: Key(value) for key, value in _leaves(content)} if isinstance(content, dict) else {}
+                found |= _values(content) if isinstance(content, dict) else {}
         return found
 
     def _in_same_group(self, group: str, option: str) -> Iterator[str]:
@@ -281,8 +282,7 @@ class Configs:
             read = read_option(place[1], place[0])
         except ConfigError:
             return {}
-        content = {key: value for key, value in self.content(group, option).items() if key != "defaults"}
-        found = {key: Key(value) for key, value in _leaves(content)}
+        found = _values({key: value for key, value in self.content(group, option).items() if key != "defaults"})
         catalogue = Catalogue(self.project)
         for part in read.parts:
             for which in ("name", "_target_") if part.key == "" else ():
@@ -344,14 +344,9 @@ def _list(option: Any) -> list[str]:
     return [str(name).strip() for name in names if str(name) not in ("null", "")]
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every value of a mapping, by its dotted key."""
-    if not isinstance(node, Mapping) or not node:
-        if prefix:
-            yield prefix, node if isinstance(node, str) else written(node)
-        return
-    for key, value in node.items():
-        yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+def _values(content: Mapping[str, Any]) -> dict[str, Key]:
+    """Every value of a file, by its dotted key."""
+    return {key: Key(value if isinstance(value, str) else written(value)) for key, value in leaves(content)}
 
 
 def _fields(closed: type) -> dict[str, Key]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 
-from accelerator.cli.actions import Parser
-from accelerator.cli.command import exit_code_of
+from accelerator.cli.actions import run_alone
 from accelerator.errors import ConfigError, did_you_mean
 
 _EPILOG = """examples:
@@ -79,29 +78,16 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
 def completion_command(arguments: list[str]) -> int:
-    """The command line's entry.
-
-    Returns:
-        The exit code; see `accelerator.cli.app.main`.
-    """
-    return exit_code_of(
-        lambda: _act([a for a in arguments if a != "--debug"]), debug="--debug" in arguments, runs_project=False
-    )
+    """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
+    description = "Print what lets a shell complete the words of accelerator by Tab."
+    return run_alone("completion", description, _EPILOG, _arguments, _print_script, arguments or ["--help"])
 
 
-def _act(arguments: list[str]) -> int:
-    parser = Parser(
-        prog="accelerator completion",
-        description="Print what lets a shell complete the words of accelerator by Tab.",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("shell", nargs="?", metavar="SHELL", help=", ".join(SCRIPTS))
-    options = parser.parse_args(arguments)
-    if options.shell is None:
-        parser.print_help()
-    elif options.shell not in SCRIPTS:
+def _arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("shell", metavar="SHELL", help=", ".join(SCRIPTS))
+
+
+def _print_script(options: Namespace) -> None:
+    if options.shell not in SCRIPTS:
         raise ConfigError(f"there is no completion for '{options.shell}'{did_you_mean(options.shell, SCRIPTS)}")
-    else:
-        print(SCRIPTS[options.shell], end="")
-    return 0
+    print(SCRIPTS[options.shell], end="")

@@ -18,6 +18,7 @@ from accelerator.cli.paths import packaged_configs
 from accelerator.errors import ConfigError
 from accelerator.runtime.context.component import find, is_component
 from accelerator.runtime.metrics import kind_of
+from accelerator.utilities.nested import leaves
 
 # Sections whose own keys are the component's arguments; the others hold components by name.
 _KINDS = {
@@ -106,20 +107,12 @@ def _sources(overrides: Sequence[str]) -> dict[str, str]:
             continue
         loaded = loader.repository.load_config(default.config_path)  # pyright: ignore[reportAttributeAccessIssue]
         where = _shown(loaded.path, default.config_path)
-        content = OmegaConf.to_container(loaded.config, resolve=False)
-        for key in _leaves(content):
+        content: Any = OmegaConf.to_container(loaded.config, resolve=False)
+        for key, _ in leaves(content):
             if key.split(".")[0] not in ("defaults", "hydra"):
                 found[f"{default.package}.{key}" if default.package else key] = where
     found |= {override.lstrip("+~").split("=", 1)[0]: "command line" for override in overrides}
     return found
-
-
-def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
-    if not isinstance(node, dict) or not node:
-        yield prefix
-        return
-    for name, child in node.items():
-        yield from _leaves(child, f"{prefix}.{name}" if prefix else str(name))
 
 
 def _source(key: str, sources: dict[str, str]) -> str:

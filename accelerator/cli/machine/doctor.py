@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from argparse import RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from io import StringIO
 
-from accelerator.cli.actions import Parser
-from accelerator.cli.command import exit_code_of
+from accelerator.cli.actions import run_alone
 from accelerator.errors import ConfigError
 
 _EPILOG = """examples:
@@ -21,20 +20,15 @@ exit code: 0 all is well · 1 something that a run needs is broken · 3 a file o
 
 def doctor_command(arguments: list[str]) -> int:
     """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
-    return exit_code_of(
-        lambda: _act([a for a in arguments if a != "--debug"]), debug="--debug" in arguments, runs_project=False
-    )
+    description = "Use what a run needs in a temporary folder, then look at ./configs; say what is broken."
+    return run_alone("doctor", description, _EPILOG, _arguments, _doctor, arguments)
 
 
-def _act(arguments: list[str]) -> int:
-    parser = Parser(
-        prog="accelerator doctor",
-        description="Use what a run needs in a temporary folder, then look at ./configs; say what is broken.",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print it for programs")
-    options = parser.parse_args(arguments)
+
+
+def _doctor(options: Namespace) -> int:
     from accelerator.cli.machine.verify import verified
     from accelerator.cli.project.status import status
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
+from argparse import ArgumentParser, Namespace
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from accelerator.cli.actions import Parser
-from accelerator.cli.command import exit_code_of
+from accelerator.cli.actions import run_alone
 from accelerator.errors import ConfigError
+
+_GPU_INFO = """examples:
+  accelerator gpu-info               a table
+  accelerator gpu-info --json        for programs; [] without a GPU"""
+
+_MEMORY = """examples:
+  accelerator memory                 the limit in force
+  accelerator memory --limit 40      what 40 GB would leave on each GPU"""
 
 
 @dataclass
@@ -60,86 +68,73 @@ def gpus() -> list[Gpu]:
 
 def gpu_info_command(arguments: list[str]) -> int:
     """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
-
-    def act() -> int:
-        parser = _parser(
-            "gpu-info",
-            "Show the machine's GPUs, and what torch makes of them.",
-            "examples:\n"
-            "  accelerator gpu-info               a table\n"
-            "  accelerator gpu-info --json        for programs; [] without a GPU",
-        )
-        options = parser.parse_args([a for a in arguments if a != "--debug"])
-        found = gpus()
-        if options.json:
-            print(json.dumps([asdict(gpu) for gpu in found], indent=1))
-            return 0
-        import torch
-        from rich.console import Console
-        from rich.table import Table
-
-        console = Console(highlight=False)
-        if found:
-            table = Table("gpu", "name", "memory", "used", "busy", "°C", "driver")
-            for gpu in found:
-                table.add_row(
-                    str(gpu.index),
-                    gpu.name,
-                    f"{gpu.total_gb:.1f} GB",
-                    f"{gpu.used_gb:.1f} GB",
-                    "–" if gpu.busy_percent is None else f"{gpu.busy_percent:.0f} %",
-                    "–" if gpu.celsius is None else f"{gpu.celsius:.0f}",
-                    gpu.driver or "–",
-                )
-            console.print(table)
-        else:
-            console.print("this machine has no NVIDIA GPU that its driver or torch can see; runs compute on the CPU")
-        cuda = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs alone"
-        usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        console.print(
-            f"torch {torch.__version__}: {cuda}, {usable} GPU(s) usable, {torch.get_num_threads()} CPU threads"
-        )
-        return 0
-
-    return exit_code_of(act, debug="--debug" in arguments)
+    description = "Show the machine's GPUs, and what torch makes of them."
+    return run_alone("gpu-info", description, _GPU_INFO, _arguments, _show_gpus, arguments)
 
 
 def memory_command(arguments: list[str]) -> int:
     """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
-
-    def act() -> int:
-        parser = _parser(
-            "memory",
-            "Show how much of a GPU's memory a run may take, or what a limit would mean.\n\n"
-            "In force is, in this order: memory.limit_gb of the config (engine=single_gpu; experiment.memory_limit_gb\n"
-            "of accelerator run), the variable ACCELERATOR_GPU_MEMORY_GB, 24. 0 means all there is.",
-            "examples:\n"
-            "  accelerator memory                 the limit in force\n"
-            "  accelerator memory --limit 40      what 40 GB would leave on each GPU",
-        )
-        parser.add_argument("--show", action="store_true", help="show the limit in force (what happens without a flag)")
-        parser.add_argument("--limit", type=float, metavar="GB", help="what this limit would leave on each GPU")
-        options = parser.parse_args([a for a in arguments if a != "--debug"])
-        _show_memory(options.limit, as_json=options.json)
-        return 0
-
-    return exit_code_of(act, debug="--debug" in arguments)
+    description = (
+        "Show how much of a GPU's memory a run may take, or what a limit would mean.\n\n"
+        "In force is, in this order: memory.limit_gb of the config (engine=single_gpu; experiment.memory_limit_gb\n"
+        "of accelerator run), the variable ACCELERATOR_GPU_MEMORY_GB, 24. 0 means all there is."
+    )
+    return run_alone("memory", description, _MEMORY, _memory_arguments, _show_memory, arguments)
 
 
-def _show_memory(wanted: float | None, *, as_json: bool) -> None:
+def _arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print it for programs")
+
+
+def _memory_arguments(parser: ArgumentParser) -> None:
+    _arguments(parser)
+    parser.add_argument("--show", action="store_true", help="show the limit in force (what happens without a flag)")
+    parser.add_argument("--limit", type=float, metavar="GB", help="what this limit would leave on each GPU")
+
+
+def _show_gpus(options: Namespace) -> None:
+    found = gpus()
+    if options.json:
+        print(json.dumps([asdict(gpu) for gpu in found], indent=1))
+        return
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if found:
+        table = Table("gpu", "name", "memory", "used", "busy", "°C", "driver")
+        for gpu in found:
+            table.add_row(
+                str(gpu.index),
+                gpu.name,
+                f"{gpu.total_gb:.1f} GB",
+                f"{gpu.used_gb:.1f} GB",
+                "–" if gpu.busy_percent is None else f"{gpu.busy_percent:.0f} %",
+                "–" if gpu.celsius is None else f"{gpu.celsius:.0f}",
+                gpu.driver or "–",
+            )
+        console.print(table)
+    else:
+        console.print("this machine has no NVIDIA GPU that its driver or torch can see; runs compute on the CPU")
+    cuda = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs alone"
+    usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    console.print(f"torch {torch.__version__}: {cuda}, {usable} GPU(s) usable, {torch.get_num_threads()} CPU threads")
+
+
+def _show_memory(options: Namespace) -> None:
     from accelerator.utilities.memory import DEFAULT_GB, VARIABLE, memory_limit
 
+    wanted = options.limit
     try:
         limit = memory_limit(wanted)
     except ConfigError as error:
         raise ConfigError(str(error).replace("memory.limit_gb=", "--limit ")) from error
     found = gpus()
     rows = [{**asdict(gpu), "limit_gb": min(limit, gpu.total_gb) if limit else gpu.total_gb} for gpu in found]
-    if as_json:
+    if options.json:
         print(json.dumps({"limit_gb": limit, "gpus": rows}, indent=1))
         return
-    import os
-
     origin = "--limit" if wanted is not None else VARIABLE if VARIABLE in os.environ else "the default"
     print(f"limit: {f'{limit:g} GB' if limit else 'none, all there is'} ({origin})")
     for gpu, row in zip(found, rows, strict=True):
@@ -163,14 +158,3 @@ def _by_torch() -> list[Gpu]:
         free, total = torch.cuda.mem_get_info(index)
         found.append(Gpu(index, torch.cuda.get_device_name(index), total / 1e9, (total - free) / 1e9))
     return found
-
-
-def _parser(name: str, description: str, epilog: str) -> Parser:
-    parser = Parser(
-        prog=f"accelerator {name}",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", action="store_true", help="print it for programs")
-    return parser

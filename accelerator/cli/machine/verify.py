@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from accelerator.cli.actions import Parser
-from accelerator.cli.command import exit_code_of
+from accelerator.cli.actions import run_alone
 
 DISTRIBUTION = "accelerator-platform"
 SECONDS = 300  # for one of the small runs
+
+_EPILOG = """examples:
+  accelerator verify                 half a minute; nothing is left behind
+  accelerator verify --json          the same for programs
+  accelerator doctor                 the same, and what ./configs is like
+
+exit code: 0 all that is needed works · 1 something is broken"""
 
 _TINY = [
     *("data.train=32", "data.val=16", "data.test=16", "data.grid=8", "model=mlp", "model.hidden=[8]"),
@@ -51,26 +57,19 @@ class Check:
 
 def verify_command(arguments: list[str]) -> int:
     """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
+    description = "Use what a run needs, in a temporary folder; say what works, what is absent, what is broken."
+    return run_alone("verify", description, _EPILOG, _arguments, _verify, arguments)
 
-    def act() -> int:
-        parser = Parser(
-            prog="accelerator verify",
-            description="Use what a run needs, in a temporary folder; say what works, what is absent, what is broken.",
-            epilog="examples:\n"
-            "  accelerator verify                 half a minute; nothing is left behind\n"
-            "  accelerator verify --json          the same for programs\n"
-            "  accelerator doctor                 the same, and what ./configs is like\n\n"
-            "exit code: 0 all that is needed works · 1 something is broken",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.add_argument("--json", action="store_true", help="print it for programs")
-        options = parser.parse_args([a for a in arguments if a != "--debug"])
-        found = verified(silent=options.json)
-        if options.json:
-            print(json.dumps([asdict(check) for check in found], indent=1))
-        return 1 if any(check.status == "broken" for check in found) else 0
 
-    return exit_code_of(act, debug="--debug" in arguments)
+def _arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print it for programs")
+
+
+def _verify(options: Namespace) -> int:
+    found = verified(silent=options.json)
+    if options.json:
+        print(json.dumps([asdict(check) for check in found], indent=1))
+    return 1 if any(check.status == "broken" for check in found) else 0
 
 
 def verified(*, silent: bool) -> list[Check]:

@@ -10,9 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.text import Text
 
-from accelerator.cli.tables import Column, clean, console, fitted, short, table
+from accelerator.cli.tables import Column, clean, console, fitted, short
 from accelerator.errors import ConfigError, UserError
 from accelerator.runtime.model_manifest import PICKLE, PT2, WEIGHTS, Manifest
 from accelerator.tracking.locations import locate
@@ -47,22 +48,16 @@ def list_models(options: Namespace) -> None:
         newest = f"{found[0].number}, {when(found[0].created)}" if found else "–"
         rows.append([clean(name), str(len(found)), *named, clean(", ".join(others)), newest, _measured(found[:1])])
     cells = list(map(list, zip(*rows, strict=True)))
-    out = console()
-    made, hidden = fitted(
-        out,
-        [
-            Column("name", cells[0]),
-            Column("versions", cells[1], right=True, rank=2),
-            Column("champion", cells[2]),
-            Column("challenger", cells[3], rank=1),
-            *([Column("other aliases", cells[4], rank=4, least=14)] if any(cells[4]) else []),
-            Column("newest", cells[5], rank=3),
-            Column("its metrics", cells[6], rank=5),
-        ],
-    )
-    out.print(made)
-    if hidden:
-        out.print(f"no room here for {', '.join(hidden)}; --json has everything")
+    columns = [
+        Column("name", cells[0]),
+        Column("versions", cells[1], right=True, rank=2),
+        Column("champion", cells[2]),
+        Column("challenger", cells[3], rank=1),
+        *([Column("other aliases", cells[4], rank=4, least=14)] if any(cells[4]) else []),
+        Column("newest", cells[5], rank=3),
+        Column("its metrics", cells[6], rank=5),
+    ]
+    _print_fitted(console(), columns)
 
 
 def show(options: Namespace) -> None:
@@ -80,13 +75,21 @@ def show(options: Namespace) -> None:
     if said := registry.description(name):
         out.print(clean(said), "", sep="\n")
     metrics = _common(versions)
-    rows = table(["version", "aliases", "stage", "run", "created"], [*metrics])
-    for version in versions:
-        aliases = Text(" ").join(Text(clean(alias), _COLOURS.get(alias, "")) for alias in version.aliases)
-        values = (number(version.metrics.get(metric)) for metric in metrics)
-        run = (version.run_id or "–")[:DIGITS]
-        rows.add_row(str(version.number), aliases, version.stage, run, when(version.created), *values)
-    out.print(rows)
+    aliases = [
+        Text(" ").join(Text(clean(alias), _COLOURS.get(alias, "")) for alias in version.aliases) for version in versions
+    ]
+    columns = [
+        Column("version", [str(version.number) for version in versions]),
+        Column("aliases", aliases),
+        Column("stage", [version.stage for version in versions], rank=1),
+        Column("run", [(version.run_id or "–")[:DIGITS] for version in versions]),
+        Column("created", [when(version.created) for version in versions], rank=2),
+        *(
+            Column(clean(metric), [number(version.metrics.get(metric)) for version in versions], right=True, rank=rank)
+            for rank, metric in enumerate(metrics, 3)
+        ),
+    ]
+    _print_fitted(out, columns)
 
 
 def load(options: Namespace) -> None:
@@ -141,22 +144,28 @@ def _show_version(registry: Registry, version: ModelVersion, *, as_json: bool) -
     for name, value in facts.items():
         if value:
             out.print(Text.assemble((f"{name:<14} ", "bold"), clean(value)))
-    if version.metrics:
-        rows = table(["metric"], ["value"])
-        for name, value in sorted(version.metrics.items()):
-            rows.add_row(clean(name), number(value))
-        out.print("", rows)
+    if metrics := sorted(version.metrics):
+        values = [number(version.metrics[name]) for name in metrics]
+        out.print()
+        _print_fitted(out, [Column("metric", list(map(clean, metrics))), Column("value", values, right=True)])
     known = {"model", "run", "experiment", "run_dir", "config.fingerprint", "git.commit", "stage"}
     rest = {
         name: text
         for name, text in tags.items()
         if name not in known and not name.startswith((METRIC_TAG, "accelerator.", "mlflow."))
     }
-    if rest:
-        rows = table(["tag", "value"])
-        for name, text in sorted(rest.items()):
-            rows.add_row(clean(name), clean(text))
-        out.print("", rows)
+    if names := sorted(rest):
+        out.print()
+        _print_fitted(
+            out, [Column("tag", list(map(clean, names))), Column("value", [clean(rest[name]) for name in names])]
+        )
+
+
+def _print_fitted(out: Console, columns: Sequence[Column]) -> None:
+    made, hidden = fitted(out, columns)
+    out.print(made)
+    if hidden:
+        out.print(f"no room here for {', '.join(hidden)}; --json has everything")
 
 
 def _write(folder: Path, manifest: Manifest, out: Path, *, force: bool) -> None:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from accelerator.cli.compose.compose import COMPOSITION_ERRORS, composer, composition, group_options, plain
@@ -20,11 +18,11 @@ from accelerator.cli.compose.path_checks import check_paths
 from accelerator.cli.compose.schema import TrackingConfig
 from accelerator.cli.load import inherited
 from accelerator.cli.resume import computing, resolve, value_of
-from accelerator.errors import CheckpointError, ConfigError, did_you_mean
+from accelerator.cli.run_files import config_in
+from accelerator.errors import CheckpointError, ConfigError, RunDirectoryError, did_you_mean
 from accelerator.pipeline.plan import ALL, KEYS, Pipeline, Step, read, readable
 from accelerator.runtime.checkpoint.meta_handler import fingerprint
 from accelerator.runtime.context.component import find, is_component
-from accelerator.runtime.run_directory import CONFIG
 from accelerator.tracking.masking import masked
 
 CONFIG_NAME = "pipeline"
@@ -74,8 +72,8 @@ class Prepared:
     def difference(self, step: str) -> str:
         """What a step's config has other values in than the one it was made with, and which."""
         try:
-            before = _deciding(OmegaConf.to_container(OmegaConf.load(self.run_dir / step / CONFIG)))
-        except (OSError, YAMLError, OmegaConfBaseException):
+            before = _deciding(config_in(self.run_dir / step))
+        except RunDirectoryError:
             return ""
         now, follows = self.recorded[step]
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]

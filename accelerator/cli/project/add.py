@@ -5,11 +5,11 @@ Signatures are read from source; only ``--trust`` imports. Nothing is overwritte
 
 from __future__ import annotations
 
-from argparse import Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
+from importlib import import_module
 from typing import NamedTuple
 
-from accelerator.cli.actions import Parser
-from accelerator.cli.command import exit_code_of
+from accelerator.cli.actions import run_alone
 from accelerator.cli.project.kinds import KINDS, Kind, kind_of
 from accelerator.errors import ConfigError
 
@@ -49,32 +49,39 @@ _FORMS = {
 
 
 def add_command(arguments: list[str]) -> int:
-    """The command line's entry.
+    """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
+    description = "Write the YAML of a component into ./configs, from its signature; or begin a new component."
+    return run_alone("add", description, _EPILOG, _arguments, _add, arguments or ["--help"])
 
-    Returns:
-        The exit code; see `accelerator.cli.app.main`.
-    """
-    return exit_code_of(
-        lambda: _act([a for a in arguments if a != "--debug"]), debug="--debug" in arguments, runs_project=False
+
+def _arguments(parser: ArgumentParser) -> None:
+    parser.usage = (
+        "accelerator add KIND NAME [--target PATH | --new] [--dry-run] [--force] [--trust]\n"
+        "       accelerator add --sync [--dry-run]"
     )
+    parser.add_argument("kind", nargs="?", metavar="KIND", help="of component; see below")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="of the component, and of its option")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of an experiment: what it chooses and sets")
+    parser.add_argument("--target", metavar="PATH", help="package.module.Name, or file.py:Name")
+    parser.add_argument("--new", action="store_true", help="begin one: code, YAML and a test that runs")
+    parser.add_argument(
+        "--place", metavar="PLACE", help="of a transform: input, target, loss, or several: input,target"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+    parser.add_argument("--trust", action="store_true", help="import the module, where its source does not tell enough")
+    parser.add_argument("--sync", action="store_true", help="bring every registered component into the config tree")
+    parser.add_argument("--index", action="store_true", help="write the index of the packaged configs anew")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
 
 
-def _act(arguments: list[str]) -> int:
-    import importlib
-
-    parser = _parser()
-    if not arguments or {"-h", "--help"} & set(arguments):
-        parser.print_help()
-        return 0
-    options = parser.parse_intermixed_args(arguments)
+def _add(options: Namespace) -> None:
     form = _form(options)
     allowed = _FORMS[form].allowed
     for flag in ("target", "trust", "force", "place", "new", "sync", "index"):
         if getattr(options, flag) and flag not in allowed:
             raise ConfigError(f"--{flag} does not go with the rest; see accelerator add --help")
     module, _, function = _FORMS[form].function.partition(":")
-    getattr(importlib.import_module(module), function)(options)
-    return 0
+    getattr(import_module(module), function)(options)
 
 
 def _form(options: Namespace) -> str:
@@ -101,28 +108,3 @@ def _form(options: Namespace) -> str:
     if options.new and options.target:
         raise ConfigError("--new begins a component, --target names one that is there: give one of the two")
     return "new" if options.new else "component"
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="accelerator add",
-        usage="accelerator add KIND NAME [--target PATH | --new] [--dry-run] [--force] [--trust]\n"
-        "       accelerator add --sync [--dry-run]",
-        description="Write the YAML of a component into ./configs, from its signature; or begin a new component.",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("kind", nargs="?", metavar="KIND", help="of component; see below")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="of the component, and of its option")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of an experiment: what it chooses and sets")
-    parser.add_argument("--target", metavar="PATH", help="package.module.Name, or file.py:Name")
-    parser.add_argument("--new", action="store_true", help="begin one: code, YAML and a test that runs")
-    parser.add_argument(
-        "--place", metavar="PLACE", help="of a transform: input, target, loss, or several: input,target"
-    )
-    parser.add_argument("--force", action="store_true", help="replace a file that is there")
-    parser.add_argument("--trust", action="store_true", help="import the module, where its source does not tell enough")
-    parser.add_argument("--sync", action="store_true", help="bring every registered component into the config tree")
-    parser.add_argument("--index", action="store_true", help="write the index of the packaged configs anew")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
-    return parser

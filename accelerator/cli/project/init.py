@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from accelerator.cli.actions import Parser
-from accelerator.cli.command import exit_code_of
+from accelerator.cli.actions import run_alone
 from accelerator.cli.project.project import check_name, short
 from accelerator.cli.project.templates import filled
 from accelerator.errors import UserError
@@ -25,23 +24,18 @@ _EPILOG = """examples
 
 
 def init_command(arguments: list[str]) -> int:
-    """The command line's entry.
+    """The command line's entry; see `accelerator.cli.app.main` for the exit codes."""
+    description = "Begin a project: configs, a package with a loss of its own, a test, a Makefile."
+    return run_alone("init", description, _EPILOG, _arguments, init, arguments)
 
-    Returns:
-        The exit code; see `accelerator.cli.app.main`.
-    """
-    return exit_code_of(
-        lambda: _act([a for a in arguments if a != "--debug"]), debug="--debug" in arguments, runs_project=False
+
+def _arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", nargs="?", default=".", metavar="DIR", help="the folder; the one you are in by default"
     )
-
-
-def _act(arguments: list[str]) -> int:
-    parser = _parser()
-    if {"-h", "--help"} & set(arguments):
-        parser.print_help()
-        return 0
-    init(parser.parse_args(arguments))
-    return 0
+    parser.add_argument("--package", metavar="NAME", help="of its package; by default as the folder is called")
+    parser.add_argument("--force", action="store_true", help="add what is absent to a folder that is not empty")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
 
 
 def init(options: Namespace) -> None:
@@ -106,19 +100,3 @@ def _package_name(folder: str) -> str:
     """A folder's name as that of a package: ``My project-2`` is ``my_project_2``."""
     name = re.sub(r"\W+", "_", folder.lower(), flags=re.ASCII).strip("_")
     return name if re.match(r"[a-z]", name) and name not in ("configs", "tests", "accelerator", "domain") else "project"
-
-
-def _parser() -> ArgumentParser:
-    parser = Parser(
-        prog="accelerator init",
-        description="Begin a project: configs, a package with a loss of its own, a test, a Makefile.",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "folder", nargs="?", default=".", metavar="DIR", help="the folder; the one you are in by default"
-    )
-    parser.add_argument("--package", metavar="NAME", help="of its package; by default as the folder is called")
-    parser.add_argument("--force", action="store_true", help="add what is absent to a folder that is not empty")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
-    return parser

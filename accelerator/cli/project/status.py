@@ -19,6 +19,7 @@ from accelerator.cli.project.configure import packaged_groups
 from accelerator.cli.project.generated import Generated
 from accelerator.cli.project.project import PROJECT_FILE, Project, here, load_mapping, short
 from accelerator.errors import ConfigError, ConfigFileError, UserError, did_you_mean
+from accelerator.utilities.nested import leaves
 from accelerator.utilities.source_code import module_file
 
 _SHOWN = 3  # differences of a file that are told; the rest are counted
@@ -181,7 +182,7 @@ def _reason(compose: Callable[[Sequence[str]], Any], overrides: list[str]) -> st
 
 
 def _differences(packaged: dict[str, Any], own: dict[str, Any]) -> list[str]:
-    before, now = _flat(packaged), _flat(own)
+    before, now = ({key: _read(value) for key, value in leaves(content)} for content in (packaged, own))
     return [
         *(f"{key}: {before[key]} → {now[key]}" for key in before if key in now and before[key] != now[key]),
         *(f"without {key}" for key in before if key not in now),
@@ -189,18 +190,12 @@ def _differences(packaged: dict[str, Any], own: dict[str, Any]) -> list[str]:
     ]
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and values; a number that the loader takes for a word (1e-3) is the number."""
-    if isinstance(node, dict) and node:
-        return {
-            inner: value
-            for key, child in node.items()
-            for inner, value in _flat(child, f"{prefix}.{key}" if prefix else str(key)).items()
-        }
-    if isinstance(node, str):
+def _read(value: Any) -> Any:
+    """A value as a run reads it: what the loader takes for a word (1e-3) is the number."""
+    if isinstance(value, str):
         with suppress(ValueError):
-            node = float(node)
-    return {prefix: node} if prefix else {}
+            return float(value)
+    return value
 
 
 def _wrong_imports(project: Project) -> list[str]:

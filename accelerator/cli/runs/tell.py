@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.console import Console
 from rich.text import Text
 
 from accelerator.cli.runs.look import FINGERPRINT, as_plain, find, find_all, print_json
 from accelerator.cli.runs.rows import DIGITS, print_runs, status
-from accelerator.cli.tables import clean, console, short, table
+from accelerator.cli.tables import Column, clean, console, fitted, short
 from accelerator.errors import UserError
 from accelerator.tracking import comparison
 from accelerator.tracking.locations import ui_command
 from accelerator.tracking.query import Store, StoredRun, open_store, when
 from accelerator.utilities.quantities import duration, number, size
+
+_LEAST = 16  # characters of a run's column, before the next stands below; what takes more is folded
 
 
 @dataclass(frozen=True)
@@ -44,24 +48,29 @@ def show(options: Namespace) -> int:
         out.print("", Text("runs that are part of it", "bold"), sep="\n")
         print_runs(parts)
     if metrics:
-        rows = table(["metric"], ["last", "best", "at step"], title="metrics")
-        for row in metrics:
-            step = "" if row.step is None else f"{row.step:,}"
-            rows.add_row(clean(row.name), number(row.last), "" if row.best is None else number(row.best), step)
-        out.print("", rows)
+        columns = [
+            Column("metric", [clean(row.name) for row in metrics]),
+            Column("last", [number(row.last) for row in metrics], right=True),
+            Column("best", ["" if row.best is None else number(row.best) for row in metrics], right=True),
+            Column("at step", ["" if row.step is None else f"{row.step:,}" for row in metrics], right=True),
+        ]
+        out.print("", fitted(out, columns, title="metrics")[0])
     hidden = ("mlflow.", "accelerator.key", "run_dir", "group", FINGERPRINT)
     tags = {name: value for name, value in run.tags.items() if not name.startswith(hidden)}
     for title, values in (("params", run.params), ("tags", tags)):
         if values:
-            rows = table(["name", "value"], title=title)
-            for name, value in sorted(values.items()):
-                rows.add_row(clean(name), clean(value))
-            out.print("", rows)
+            names = sorted(values)
+            columns = [
+                Column("name", [clean(name) for name in names]),
+                Column("value", [clean(values[name]) for name in names]),
+            ]
+            out.print("", fitted(out, columns, title=title)[0])
     if files:
-        rows = table(["file"], ["size"], title="artifacts")
-        for path, count in files:
-            rows.add_row(clean(path), size(count))
-        out.print("", rows)
+        columns = [
+            Column("file", [clean(path) for path, _ in files]),
+            Column("size", [size(count) for _, count in files], right=True),
+        ]
+        out.print("", fitted(out, columns, title="artifacts")[0])
     return 0
 
 
@@ -80,29 +89,69 @@ def compare(options: Namespace) -> int:
         print_json({"runs": [as_plain(run) for run in runs], "params": params, "best": winners})
         return 0
     out = console()
-    names = [f"{run.name}\n{run.id[:DIGITS]}" for run in runs]
-    facts = table(["", *names])
-    facts.add_row("experiment", *(clean(run.experiment) for run in runs))
-    facts.add_row("status", *(status(run) for run in runs))
-    facts.add_row("started", *(when(run.started) for run in runs))
-    facts.add_row("duration", *(duration(run.seconds) for run in runs))
-    facts.add_row("config", *(run.tags.get(FINGERPRINT, "–")[:12] for run in runs))
-    out.print(facts, "")
+    facts = [
+        [
+            clean(run.experiment),
+            status(run),
+            when(run.started),
+            duration(run.seconds),
+            run.tags.get(FINGERPRINT, "–")[:12],
+        ]
+        for run in runs
+    ]
+    _print_beside(out, runs, "", ["experiment", "status", "started", "duration", "config"], facts)
     if params:
-        rows = table(["param", *names], title="params that differ")
-        for name, values in params.items():
-            rows.add_row(clean(name), *("–" if value is None else clean(value) for value in values))
-        out.print(rows, "")
+        values = [
+            ["–" if (of := each[at]) is None else clean(of) for each in params.values()] for at in range(len(runs))
+        ]
+        out.print()
+        _print_beside(out, runs, "param", list(params), values, title="params that differ")
     else:
-        out.print("every param is the same", "", sep="\n")
-    rows = table(["metric"], names, title="metrics (* the best)")
-    for name, (values, best) in metrics.items():
-        cells = [Text(number(value)) for value in values]
-        for at in best:
-            cells[at] = Text(f"*{number(values[at])}", "bold green")
-        rows.add_row(clean(name), *cells)
-    out.print(rows)
+        out.print("\nevery param is the same")
+    rated = [
+        [
+            Text(f"*{number(of[at])}", "bold green") if at in best else Text(number(of[at]))
+            for of, best in metrics.values()
+        ]
+        for at in range(len(runs))
+    ]
+    out.print()
+    _print_beside(out, runs, "metric", list(metrics), rated, title="metrics (* the best)", right=True)
     return 0
+
+
+def _print_beside(
+    out: Console,
+    runs: Sequence[StoredRun],
+    head: str,
+    names: Sequence[str],
+    cells: Sequence[Sequence[str | Text]],
+    *,
+    title: str | None = None,
+    right: bool = False,
+) -> None:
+    """A table with a column for each run; those there is no room for come below.
+
+    Args:
+        out: the terminal.
+        runs: in their order.
+        head: above the names.
+        names: of the rows.
+        cells: of each run.
+        title: above the table.
+        right: put the cells to the right, as numbers are.
+    """
+    left = [(clean(f"{run.name}\n{run.id[:DIGITS]}"), of) for run, of in zip(runs, cells, strict=True)]
+    while left:
+        columns = [
+            Column(name, of, right, rank, least=min(_LEAST, Column(name.rpartition("\n")[2], of).width), whole=True)
+            for rank, (name, of) in enumerate(left)
+        ]
+        made, hidden = fitted(out, [Column(head, [clean(name) for name in names]), *columns], title=title)
+        out.print(made)
+        left = left[len(left) - len(hidden) :]
+        if left:
+            out.print()
 
 
 def measured(store: Store, run: StoredRun) -> list[Measured]:

@@ -60,11 +60,10 @@ def prepared(arguments: list[str]) -> list[str]:
     if wanted:
         from hydra.core.override_parser.types import Quote, QuotedString
 
-        from accelerator.runtime.run_directory import OVERRIDES
+        from accelerator.cli.run_files import overrides_in
 
         folder = find_study(wanted[-1])
-        before = [str(override) for override in OmegaConf.load(folder / OVERRIDES)]
-        before.append(f"hydra.run.dir={QuotedString(str(folder), Quote.single).with_quotes()}")
+        before = [*overrides_in(folder), f"hydra.run.dir={QuotedString(str(folder), Quote.single).with_quotes()}"]
     elif not any(argument.startswith("hydra.run.dir=") for argument in arguments):
         before = [f"hydra.run.dir='{PLACE}/${{study_name:}}'"]
     chosen = [argument.split("=", 1)[1] for argument in [*before, *arguments] if argument.startswith("tune=")]

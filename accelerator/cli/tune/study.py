@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
 from accelerator.cli.compose.composed import Composed
 from accelerator.cli.record import short
 from accelerator.cli.resume import computing
+from accelerator.cli.run_files import config_in
 from accelerator.cli.tune.best_config import CONFIGS, write_best
 from accelerator.cli.tune.command import NAMED
 from accelerator.cli.tune.report import (
@@ -115,7 +114,7 @@ def check_same(composed: Composed, values: Mapping[str, Any], plan: Plan) -> Non
     if before["storage"] != values["tune"]["storage"]:
         changed.append(f"tune.storage was {before['storage']}, is now {values['tune']['storage']}")
     if (composed.run_dir / CONFIG).exists():
-        was = computing(OmegaConf.to_container(OmegaConf.load(composed.run_dir / CONFIG)))
+        was = computing(config_in(composed.run_dir))
         now = computing(masked(values, plain(composed.config, resolve=False)))
         changed += [
             f"{key} was {was.get(key, 'not set')}, is now {now.get(key, 'not set')}"

@@ -5,6 +5,7 @@ The average is what is validated, tested and loaded; the training goes on with t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from accelerator.runtime.context.context import Context
 
 
-class Averaging(Callback):
+class Averaging(Callback, ABC):
     """What both averages do; `_due` and `_average_of` are their own.
 
     For a validation the averaged weights are put in the place of the network's, tensor by tensor, so that a compiled or
@@ -100,13 +101,13 @@ class Averaging(Callback):
         """Keep it until the network is there."""
         self._saved = state
 
+    @abstractmethod
     def _due(self, context: Context) -> bool:
         """Whether the step that was just done is averaged."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _average_of(self, model: nn.Module) -> AveragedModel:
         """A new average of this network."""
-        raise NotImplementedError
 
     def _complete(self, context: Context, average: AveragedModel) -> None:
         """What is left to be done before the average is used."""

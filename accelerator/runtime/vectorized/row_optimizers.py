@@ -7,6 +7,7 @@ Shape legend: N networks, P trainable parameters of each. Columns are (N, 1).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 SWITCHES = ("nesterov", "amsgrad", "maximize")
 
 
-class RowOptimizer:
+class RowOptimizer(ABC):
     """Takes the steps of N optimizers of one class.
 
     The optimizers stay what they are for everybody else: their options are read before every step, so a schedule sets
@@ -74,20 +75,21 @@ class RowOptimizer:
         self._whole.step()
         self.rows.grad = None
 
+    @abstractmethod
     def _state(self) -> dict[str, Tensor] | None:
         """The state of the rows as one parameter; None if they have not come equally far."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read(self, *options: np.ndarray) -> None:
         """Take over the options, one array (N,) or (N, 2) for each of `names`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _step(self, gradients: Tensor) -> None:
-        raise NotImplementedError
+        """Step all rows with the options taken over."""
 
+    @abstractmethod
     def _share(self) -> None:
         """Make the optimizers' states views of the rows."""
-        raise NotImplementedError
 
     def _column(self, values: np.ndarray) -> Tensor:
         return torch.as_tensor(values, dtype=self.rows.dtype, device=self.rows.device)[:, None]

@@ -1,130 +1,13 @@
-"""``accelerator runs``: what it finds, what it prints, what it deletes, and what it refuses, as a user meets it."""
+"""``accelerator runs list|search``: what it finds and prints, which run is meant, and what it refuses."""
 
-import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.tracking.client import MlflowClient
+from runs_on_record import MINUTE, START, as_json, mlflow, on_a_terminal, printed, refused, runs
 
-from accelerator.cli.app import main
 from accelerator.tracking import spool
-from accelerator.tracking.mlflow_run import _make_database
-
-MINUTE = 60_000
-START = 1_790_000_000_000
-
-
-class Made:
-    """A store and the ids of what is in it, by name."""
-
-    def __init__(self, folder):
-        self.file = folder / "mlflow.db"
-        _make_database(self.file, str(folder / "mlartifacts"))
-        self.client = MlflowClient(f"sqlite:///{self.file}")
-        self.ids = {}
-
-    def run(self, name, experiment, minute, *, seconds=5.0, status="FINISHED", parent=None, **logged):
-        made = self.client.create_run(experiment, start_time=START + minute * MINUTE, run_name=name)
-        id = made.info.run_id
-        self.ids[name] = id
-        tags = dict(logged.get("tags", {}))
-        if parent is not None:
-            tags["mlflow.parentRunId"] = self.ids[parent]
-        params = {"checkpoint.monitor": "val/loss", "checkpoint.mode": "min", **logged.get("params", {})}
-        points = [
-            Metric(key, value, START + minute * MINUTE + step, step)
-            for key, values in logged.get("metrics", {}).items()
-            for step, value in enumerate(values, 1)
-        ]
-        self.client.log_batch(
-            id,
-            points,
-            [Param(*each) for each in params.items()] if parent or logged else [],
-            [RunTag(*each) for each in tags.items()],
-        )
-        if status != "RUNNING":
-            self.client.set_terminated(id, status, end_time=START + minute * MINUTE + int(seconds * 1000))
-        return id
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Two experiments: two runs of an MLP and a sweep of two on poisson, a classifier on digits."""
-    store = Made(tmp_path_factory.mktemp("store"))
-    poisson, digits = (store.client.create_experiment(name) for name in ("poisson", "digits"))
-    store.run(
-        "first",
-        poisson,
-        0,
-        params={"model.name": "mlp", "optimizer.lr": "0.1", "trainer.max_epochs": "2"},
-        metrics={"val/loss": [0.9, 0.5, 0.7], "test/loss": [0.75], "lr": [0.1, 0.0, 0.0]},
-        tags={"config.fingerprint": "a" * 64, "run_dir": "/nowhere/first"},
-    )
-    store.run(
-        "second",
-        poisson,
-        1,
-        seconds=125,
-        params={"model.name": "mlp", "optimizer.lr": "0.01", "trainer.max_epochs": "2"},
-        metrics={"val/loss": [0.4], "test/loss": [0.25], "lr": [0.0]},
-        tags={"group": "widths", "config.fingerprint": "b" * 64},
-    )
-    store.run(
-        "images",
-        digits,
-        2,
-        status="FAILED",
-        params={"checkpoint.monitor": "val/accuracy", "checkpoint.mode": "max", "model.name": "resnet"},
-        metrics={"val/accuracy": [0.5, 0.8, 0.6], "test/accuracy": [0.7]},
-        tags={"error": "ValueError: no"},
-    )
-    store.run("sweep", poisson, 3, tags={"kind": "sweep"})
-    for number in (0, 1):
-        store.run(f"job {number}", poisson, 4 + number, parent="sweep", metrics={"val/loss": [0.6 - number / 10]})
-    return store
-
-
-@pytest.fixture(autouse=True)
-def environment():
-    """Opening a store sets variables that MLflow reads, and leaves them set."""
-    with patch.dict(os.environ):
-        yield
-
-
-@pytest.fixture
-def store(made, tmp_path, monkeypatch):
-    """A copy of it in the working directory."""
-    shutil.copy(made.file, tmp_path / "mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return made.ids
-
-
-def runs(*arguments):
-    return main(["runs", *map(str, arguments)])
-
-
-def printed(capsys, *arguments):
-    assert runs(*arguments) == 0
-    return capsys.readouterr().out
-
-
-def as_json(capsys, *arguments):
-    return json.loads(printed(capsys, *arguments, "--json"))
-
-
-def refused(capsys, *arguments):
-    """What a command that must be refused says, in one sentence."""
-    assert runs(*arguments) == 3
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    return told.splitlines()[0].removeprefix("error: ")
 
 
 def test_help_and_typing_errors_answer_without_mlflow_and_rich():
@@ -205,36 +88,6 @@ def test_search_reads_mlflows_filters_and_tells_what_it_cannot_read(store, capsy
     assert refused(capsys, "search", " ") == "the filter is empty; accelerator runs list shows all runs"
 
 
-def test_show_tells_the_best_of_a_metric_and_its_step(store, capsys):
-    shown = as_json(capsys, "show", "first")
-    assert shown["best"] == {"val/loss": {"value": 0.5, "step": 2}, "test/loss": {"value": 0.75, "step": 1}}
-    assert shown["params"]["optimizer.lr"] == "0.1"
-    assert shown["link"].endswith(f"/runs/{store['first']}?workflowType=machine_learning")
-    assert as_json(capsys, "show", "images")["best"]["val/accuracy"] == {"value": 0.8, "step": 2}
-    lines = printed(capsys, "show", "images").splitlines()
-    assert "error        ValueError: no" in lines
-    assert "val/accuracy    0.6   0.8        2" in lines
-    folder = next(line for line in printed(capsys, "show", "first").splitlines() if line.startswith("folder"))
-    assert folder == "folder       /nowhere/first (not here: removed, or on another machine)"
-
-
-def test_compare_shows_only_params_that_differ_and_marks_the_best(store, capsys):
-    compared = as_json(capsys, "compare", "first", "second")
-    assert compared["params"] == {"optimizer.lr": ["0.1", "0.01"]}
-    assert compared["best"] == {"test/loss": [store["second"]], "val/loss": [store["second"]]}
-    lines = printed(capsys, "compare", "first", "second").splitlines()
-    assert next(line for line in lines if line.startswith("config")).split() == ["config", "a" * 12, "b" * 12]
-    assert next(line for line in lines if line.startswith("test/loss")).split() == ["test/loss", "0.75", "*0.25"]
-    assert not any(line.startswith("trainer.max_epochs") for line in lines)
-
-
-def test_a_run_without_params_does_not_make_all_others_differ(store, capsys):
-    client = mlflow()
-    experiment = client.get_experiment_by_name("poisson").experiment_id
-    bare = client.create_run(experiment, run_name="bare").info.run_id
-    assert as_json(capsys, "compare", bare, "first", "second")["params"] == {"optimizer.lr": [None, "0.1", "0.01"]}
-
-
 def test_runs_are_found_by_id_name_folder_and_last(store, capsys):
     for wanted in (store["first"], store["first"][:6].upper(), "first"):
         assert as_json(capsys, "show", wanted)["id"] == store["first"]
@@ -277,13 +130,6 @@ def test_a_name_that_several_runs_share_is_refused_with_all_of_them(store, capsy
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "error: 'first' may be 2 runs; give the id of one:"
     assert [line.split()[0] for line in told[1:3]] == [twin, store["first"]]
-
-
-def on_a_terminal(monkeypatch, columns):
-    """One without colours."""
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("rich.console.Console.is_terminal", False)
-    monkeypatch.setenv("COLUMNS", str(columns))
 
 
 def sweep_job(client, experiment, parent, difference):
@@ -349,13 +195,6 @@ def test_sort_shows_its_metric_first(store, capsys):
     lines = printed(capsys, "list", "--experiment", "poisson", "--sort", "lr").splitlines()
     assert lines[0].split()[-3:] == ["lr", "val/loss", "test/loss"]
     assert [line.split()[-3] for line in lines[1:]] == ["0", "0"]
-
-
-def test_show_lists_the_parts_of_a_run(store, capsys):
-    lines = printed(capsys, "show", "sweep").splitlines()
-    at = lines.index("runs that are part of it")
-    assert [line.split("  ")[1] for line in lines[at + 2 : at + 4]] == ["job 0", "job 1"]
-    assert [part["name"] for part in as_json(capsys, "show", "sweep")["parts"]] == ["job 0", "job 1"]
 
 
 def test_search_takes_a_status_in_any_case_and_knows_names_that_nobody_has(store, capsys):
@@ -426,94 +265,3 @@ def test_a_name_cannot_move_the_cursor_or_colour_the_terminal(store, capsys):
     shown = printed(capsys, "list", "--limit", 1)
     assert "\x1b" not in shown
     assert "\N{REPLACEMENT CHARACTER}[31mred[bold]x[/bold]" in shown
-
-
-def test_delete_asks_on_a_terminal_only_and_tells_how_to_restore(store, capsys, monkeypatch):
-    assert refused(capsys, "delete", "first") == (
-        "nothing was deleted: there is no terminal to ask on; --yes deletes without asking"
-    )
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    for answer, code, left in (("", 3, 6), ("no", 3, 6), ("y", 0, 5)):
-        monkeypatch.setattr("builtins.input", lambda prompt, answer=answer: answer)
-        assert runs("delete", "first") == code
-        assert len(as_json_after(capsys, "list")) == left
-    client = mlflow()
-    assert client.get_run(store["first"]).info.lifecycle_stage == "deleted"
-    client.restore_run(store["first"])
-    assert len(as_json(capsys, "list")) == 6
-    assert printed(capsys, "delete", "first", "--yes").splitlines()[-2:] == [
-        f"deleted 1 run; to restore, with MLFLOW_TRACKING_URI=sqlite:///{Path.cwd()}/mlflow.db:",
-        f"  mlflow runs restore --run-id {store['first']}",
-    ]
-
-
-def test_delete_leaves_parts_alone_unless_told(store, capsys):
-    shown = printed(capsys, "delete", "sweep", "--yes")
-    assert "2 runs that are part of them stay (--nested)" in shown
-    assert {run["name"] for run in as_json(capsys, "list")} == {"first", "second", "images", "job 0", "job 1"}
-    client = mlflow()
-    client.restore_run(store["sweep"])
-    shown = printed(capsys, "delete", "sweep", "--nested", "--yes")
-    assert [name in shown for name in ("sweep", "job 0", "job 1", "first")] == [True, True, True, False]
-    assert {run["name"] for run in as_json(capsys, "list")} == {"first", "second", "images"}
-
-
-def test_delete_removes_files_and_folder_of_what_it_showed_and_nothing_else(store, capsys):
-    here = Path.cwd()
-    client = mlflow()
-    experiment = client.create_experiment("files", artifact_location=str(here / "kept"))
-    ids = [client.create_run(experiment, run_name=name).info.run_id for name in ("gone", "stays")]
-    for id, name in zip(ids, ("gone", "stays"), strict=True):
-        folder = here / name
-        folder.mkdir()
-        (folder / "weights").write_text("x")
-        spool.save(folder / spool.STATE, spool.State(run_id=id))
-        client.set_tag(id, "run_dir", str(folder))
-        client.log_text(id, "text", "note.txt")
-    # A tag is anybody's to write: this one names another run's folder.
-    client.set_tag(store["second"], "run_dir", str(here / "stays"))
-    shown = printed(capsys, "delete", "gone", "second", "--artifacts", "--folder", "--yes")
-    assert f"for good: {here / 'kept' / ids[0] / 'artifacts'}" in shown
-    assert "for good: gone, checkpoints and all" in shown
-    assert f"no folder here: {store['second'][:8]} second" in shown
-    assert not (here / "gone").exists()
-    assert not (here / "kept" / ids[0] / "artifacts").exists()
-    assert (here / "stays" / "weights").exists()
-    assert (here / "kept" / ids[1] / "artifacts" / "note.txt").exists()
-
-
-def test_delete_does_not_take_a_servers_word_for_where_files_are(store, capsys):
-    import sqlite3
-
-    here = Path.cwd()
-    (here / "precious").mkdir()
-    (here / "precious" / "file").write_text("x")
-    with sqlite3.connect("mlflow.db") as database:
-        database.execute("UPDATE runs SET artifact_uri = ? WHERE name = 'first'", (str(here / "precious"),))
-    assert refused(capsys, "delete", "first", "--artifacts", "--yes") == (
-        f"run {store['first']} keeps its files in {here}/precious, not in a folder of its own: remove them there"
-    )
-    assert (here / "precious" / "file").exists()
-    assert len(as_json(capsys, "list")) == 6
-
-
-def test_delete_keeps_out_of_a_folder_that_a_run_works_in(store, capsys):
-    from accelerator.runtime.run_directory import owned
-
-    folder = Path.cwd() / "busy"
-    with owned(folder):
-        spool.save(folder / spool.STATE, spool.State(run_id=store["first"]))
-        client = mlflow()
-        client.set_tag(store["first"], "run_dir", str(folder))
-        assert "is in use by process" in refused(capsys, "delete", "first", "--folder", "--yes")
-    assert {run["name"] for run in as_json(capsys, "list")} >= {"first"}
-
-
-def as_json_after(capsys, *arguments):
-    capsys.readouterr()
-    return as_json(capsys, *arguments)
-
-
-def mlflow():
-    """MLflow's own client, to change the store behind our back."""
-    return MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
