@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Any
 
 from accelerator.cli.compose.composed import Composed, removed_if_unused
 from accelerator.cli.record import RunRecord, about_of, check_store, print_result, short
-from accelerator.errors import AcceleratorError
 from accelerator.runtime.journal import Journal
 from accelerator.runtime.run import Result, check_config, write_result
-from accelerator.runtime.run_directory import ERROR, JOURNAL, owned
+from accelerator.runtime.run_directory import JOURNAL, owned
 
 
 @dataclass
@@ -65,22 +63,12 @@ def run_task(command: str, composed: Composed, work: Callable[[Task], None]) -> 
         check_store(values)
         begin = time.perf_counter()
         with owned(composed.run_dir) as run_dir, Journal(run_dir / JOURNAL) as journal:
-            (run_dir / ERROR).unlink(missing_ok=True)
             task = Task(values, run_dir, journal)
             record = RunRecord(values, about_of(command, composed, values), run_dir)
-            record.open(journal, {})
-            error = None
-            try:
+            with record.kept(journal, {}):
                 work(task)
                 journal.metrics(task.metrics, 0)
                 journal.event("tags", values=task.tags)
-            except BaseException as raised:
-                error = raised
-                if not isinstance(raised, AcceleratorError | KeyboardInterrupt):
-                    (run_dir / ERROR).write_text("".join(traceback.format_exception(raised)))
-                raise
-            finally:
-                record.close(journal, error)
             result = Result(
                 metrics=task.metrics,
                 run_dir=run_dir,

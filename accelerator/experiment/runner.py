@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import os
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from accelerator.errors import AcceleratorError, Terminated
+from accelerator.errors import Terminated
 from accelerator.experiment.config import ExperimentConfig
 from accelerator.experiment.frameworks import framework
 from accelerator.experiment.protocols import TrainFunction, TrainingContext, TrainingResult
 from accelerator.experiment.train_function import call, check_train_function
 from accelerator.runtime.checkpoint.operation import write_bytes
 from accelerator.runtime.journal import Journal
-from accelerator.runtime.run_directory import CHECKPOINTS, ERROR, JOURNAL, RESULT, owned
+from accelerator.runtime.run_directory import CHECKPOINTS, JOURNAL, RESULT, owned
 from accelerator.runtime.signals import stop_on_signals
 from accelerator.tracking.record import About, RunRecord, check_store
 from accelerator.tracking.tracker import Tracker
@@ -141,7 +140,6 @@ class Experiment:
         begin = time.perf_counter()
         with owned(run_dir), Journal(run_dir / JOURNAL, flush_every=FLUSH) as journal:
             (run_dir / RESULT).unlink(missing_ok=True)
-            (run_dir / ERROR).unlink(missing_ok=True)
             context = TrainingContext(
                 hyperparameters=config.hyperparameters,
                 tracker=JournalTracker(journal),
@@ -163,18 +161,9 @@ class Experiment:
                 name=config.mlflow.run_name or (self.function_name if trial is None else context.trial_id),
             )
             record = RunRecord(recorded, about, run_dir, tracker=tracker)
-            record.open(journal, {"train_function": self.function_name, "trial": trial and trial.number})
-            error = None
-            try:
+            with record.kept(journal, {"train_function": self.function_name, "trial": trial and trial.number}):
                 result = self._call(context)
                 self._log(journal, result, context.pruned)
-            except BaseException as raised:
-                error = raised
-                if not isinstance(raised, AcceleratorError | KeyboardInterrupt):
-                    (run_dir / ERROR).write_text("".join(traceback.format_exception(raised)))
-                raise
-            finally:
-                record.close(journal, error)
         outcome = Outcome(
             result,
             run_dir,

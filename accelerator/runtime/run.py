@@ -7,12 +7,12 @@ import json
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerator.errors import AcceleratorError, ConfigError, RunDirectoryError, Terminated, did_you_mean
+from accelerator.errors import ConfigError, RunDirectoryError, Terminated, did_you_mean
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.checkpoint.meta_handler import read_meta
@@ -28,7 +28,7 @@ from accelerator.runtime.journal import Journal, truncate
 from accelerator.runtime.loop.evaluation import evaluate
 from accelerator.runtime.loop.train import train
 from accelerator.runtime.metrics import check_metrics
-from accelerator.runtime.run_directory import CHECKPOINTS, ERROR, JOURNAL, RESULT
+from accelerator.runtime.run_directory import CHECKPOINTS, ERROR, JOURNAL, RESULT, write_fault
 from accelerator.runtime.signals import stop_on_signals
 from accelerator.runtime.start import Start, start_again, start_of
 from accelerator.utilities import distributed
@@ -227,8 +227,7 @@ def closing(context: Context) -> Iterator[None]:
         if isinstance(error, Terminated):
             where = f"saved up to step {context.state.step:,}; go on with: accelerator train resume={run_dir}"
             error.args = (f"{error}; {where}",)
-        if not isinstance(error, AcceleratorError | KeyboardInterrupt):
-            _write_error(run_dir / ERROR, error)
+        write_fault(run_dir, error)
         context.callbacks("failed", context)
         raise
     finally:
@@ -273,12 +272,6 @@ def left(context: Context, seconds: float) -> Result:
 def write_result(result: Result) -> None:
     """Leave the result in the run's folder: the mark of a run that ended well."""
     write_bytes(result.run_dir / RESULT, json.dumps(asdict(result), default=str, indent=1).encode())
-
-
-def _write_error(path: Path, error: BaseException) -> None:
-    """The traceback, for later; that of the rank that failed first, for the others fail of it."""
-    with suppress(FileExistsError), path.open("x") as file:
-        file.write("".join(traceback.format_exception(error)))
 
 
 def test(context: Context) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import socket
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from accelerator.errors import RunDirectoryError
+from accelerator.errors import AcceleratorError, RunDirectoryError
 
 # What stands in it.
 CHECKPOINTS, CONFIG, OVERRIDES = "checkpoints", "config.yaml", "overrides.yaml"
@@ -66,6 +67,14 @@ def is_locked(path: Path) -> bool:
         return True
     except (OSError, NotImplementedError):  # nobody can have locked it
         return False
+
+
+def write_fault(directory: Path, error: BaseException) -> None:
+    """The traceback, for later; our own errors and Ctrl-C say enough. Of several ranks, that which failed first."""
+    if isinstance(error, AcceleratorError | KeyboardInterrupt):
+        return
+    with suppress(FileExistsError), (directory / ERROR).open("x") as file:
+        file.write("".join(traceback.format_exception(error)))
 
 
 def _describe(owner: Path) -> str:

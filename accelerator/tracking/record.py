@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from accelerator.errors import ConfigError, Terminated
 from accelerator.runtime.journal import Journal
 from accelerator.runtime.model_manifest import check_formats
-from accelerator.runtime.run_directory import ERROR
+from accelerator.runtime.run_directory import ERROR, write_fault
 from accelerator.tracking import bridge, server
 from accelerator.tracking.artifact_stores import absolute, settle
 from accelerator.tracking.locations import locate
@@ -149,6 +150,21 @@ class RunRecord:
                 f"send them later with: accelerator tracking sync {short(self.run_dir)}",
                 file=sys.stderr,
             )
+
+    @contextmanager
+    def kept(self, journal: Journal, tags: Mapping[str, Any]) -> Iterator[None]:
+        """Open while inside; what is raised there is on record, a fault with its traceback. See `open`."""
+        (self.run_dir / ERROR).unlink(missing_ok=True)
+        self.open(journal, tags)
+        error = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            write_fault(self.run_dir, raised)
+            raise
+        finally:
+            self.close(journal, error)
 
     def name(self) -> str:
         """What the run is called when nobody named it; two runs may share it."""
