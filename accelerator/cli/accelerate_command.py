@@ -24,11 +24,11 @@ def _accelerate(composed: Composed) -> Result:
     """Do to the network what can fail, and only then begin the run that measures, writes and records."""
     from accelerator.cli.compose.compose import plain
     from accelerator.cli.load import check_folder, check_loaded, lineage
-    from accelerator.cli.record import short
     from accelerator.cli.task import run_task
     from accelerator.runtime.accelerated import plan
     from accelerator.runtime.run import check_config
     from accelerator.runtime.run_directory import CHECKPOINTS
+    from accelerator.utilities.files import short
 
     with removed_if_unused(composed.run_dir):
         values = plain(composed.config)

@@ -21,11 +21,11 @@ def _evaluate(composed: Composed) -> Result:
     """Build the run around its trained network, and measure it."""
     from accelerator.cli.compose.compose import plain
     from accelerator.cli.load import check_folder, check_loaded, check_not_accelerated, lineage
-    from accelerator.cli.record import short
     from accelerator.cli.task import run_task
     from accelerator.runtime.loaded import loaded_context, measure
     from accelerator.runtime.run import check_config
     from accelerator.runtime.start import start_of
+    from accelerator.utilities.files import short
 
     with removed_if_unused(composed.run_dir):
         values = plain(composed.config)

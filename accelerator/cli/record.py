@@ -10,8 +10,9 @@ from accelerator.cli.hydra_utils.monitor import Monitor
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.checkpoint.meta_handler import fingerprint, read_meta
 from accelerator.runtime.run_directory import CHECKPOINTS, MODEL
-from accelerator.tracking.record import About, RunRecord, check_store, short
+from accelerator.tracking.record import About, RunRecord, check_store
 from accelerator.tracking.tracker import Tracker
+from accelerator.utilities.files import short
 from accelerator.utilities.quantities import measured
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from accelerator.runtime.context.context import Context
     from accelerator.runtime.run import Result
 
-__all__ = ["About", "Record", "RunRecord", "about_of", "check_store", "print_result", "short"]
+__all__ = ["About", "Record", "RunRecord", "about_of", "check_store", "print_result"]
 
 
 def about_of(command: str, composed: Composed, values: Mapping[str, Any]) -> About:

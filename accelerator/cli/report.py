@@ -49,8 +49,8 @@ def _arguments(parser: ArgumentParser) -> None:
 
 def _report(options: Namespace) -> None:
     _check_out(options.out, force=options.force)
-    from accelerator.cli.tables import short
     from accelerator.tracking.report.page import render
+    from accelerator.utilities.files import short
     from accelerator.utilities.quantities import size
 
     find = _Finder(options.uri)

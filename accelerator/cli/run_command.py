@@ -82,7 +82,7 @@ def tune_function_command(arguments: list[str]) -> int:
             print(json.dumps(as_plain(result), indent=1, default=str))
             return
         from accelerator.cli.tune.report import print_study
-        from accelerator.tracking.record import short
+        from accelerator.utilities.files import short
 
         print_study(result.outcomes, study.plan, {PRIMARY: result.importances} if result.importances else {})
         again = f"accelerator run {short(result.folder / 'best.yaml')} --train-fn {options.train_fn}"
@@ -160,7 +160,7 @@ def _print(outcome: Outcome, experiment: Experiment) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from accelerator.tracking.record import short
+    from accelerator.utilities.files import short
 
     result = outcome.result
     console = Console(highlight=False, soft_wrap=True)

@@ -24,7 +24,7 @@ from accelerator.cli.run_files import overrides_in
 from accelerator.errors import AcceleratorError
 from accelerator.runtime.run_directory import JOURNAL, RESULT
 from accelerator.tracking import spool
-from accelerator.tracking.record import short
+from accelerator.utilities.files import short
 
 SUMMARY = "sweep.json"
 

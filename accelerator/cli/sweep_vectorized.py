@@ -259,9 +259,9 @@ def _fleet(values: dict[str, Any], sweep: Path) -> Fleet | None:
 
 def _arrived(fleet: Fleet, jobs: Sequence[_Job], outcomes: Sequence[Result | Exception], patience: float) -> None:
     """Wait for the records, so many seconds without progress, and take down which run each job's is."""
-    from accelerator.cli.record import short
     from accelerator.runtime.run import Result, write_result
     from accelerator.tracking import spool
+    from accelerator.utilities.files import short
 
     late = fleet.finish([job.composed.run_dir for job in jobs], patience)
     if late:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -125,9 +124,3 @@ def _shared(room: int, titles: Sequence[str], least: Mapping[str, int], full: Ma
 def clean(text: str) -> str:
     """Text that cannot move the cursor or colour the terminal: a run's name is anybody's to choose."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
-
-
-def short(path: Path) -> str:
-    """A path as it can be typed from here."""
-    path = path.absolute()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

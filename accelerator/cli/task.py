@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from accelerator.cli.compose.composed import Composed, removed_if_unused
-from accelerator.cli.record import RunRecord, about_of, check_store, print_result, short
+from accelerator.cli.record import RunRecord, about_of, check_store, print_result
 from accelerator.runtime.journal import Journal
 from accelerator.runtime.run import Result, check_config, write_result
 from accelerator.runtime.run_directory import JOURNAL, owned
+from accelerator.utilities.files import short
 
 
 @dataclass

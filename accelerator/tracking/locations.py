@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from accelerator.errors import ConfigError
 from accelerator.tracking.masking import MASK
+from accelerator.utilities.files import short
 
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -105,7 +106,7 @@ def _program(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     if shutil.which(name) or not beside.exists():
         return name
-    return str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else str(beside)
+    return short(beside)
 
 
 def run_link(uri: str, experiment_id: str, run_id: str, *, server: str = UI) -> str:

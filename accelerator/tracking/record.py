@@ -19,6 +19,7 @@ from accelerator.tracking.artifact_stores import absolute, settle
 from accelerator.tracking.locations import locate
 from accelerator.tracking.masking import hide, secrets_of
 from accelerator.tracking.tracker import TrackedRun, Tracker
+from accelerator.utilities.files import short
 
 log = logging.getLogger(__name__)
 
@@ -210,11 +211,3 @@ def check_store(config: Mapping[str, Any]) -> None:
         log.warning("record: %s", told)
     for warning in preflight.check(tracking["uri"], experiment_of(config)):
         log.warning("record: %s", warning)
-
-
-def short(path: Path) -> str:
-    """A path as it can be typed from here."""
-    try:
-        return str(path.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -1,4 +1,4 @@
-"""Small text files, written whole or not at all, without importing torch."""
+"""Small text files, written whole or not at all, and paths as a person types them; without importing torch."""
 
 from __future__ import annotations
 
@@ -27,3 +27,9 @@ def write_text(path: Path, text: str) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise UserError(f"could not write {path}: {error.strerror or error}") from error
+
+
+def short(path: Path) -> str:
+    """A path as it can be typed from here."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

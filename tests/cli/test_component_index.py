@@ -4,7 +4,8 @@ from accelerator.cli.app import main
 from accelerator.cli.compose.compose import composer, group_options
 from accelerator.cli.paths import packaged_configs
 from accelerator.cli.project.component_index import FOLDER, index_of, index_texts, packaged_entries
-from accelerator.cli.project.project import here, short
+from accelerator.cli.project.project import here
+from accelerator.utilities.files import short
 
 
 def test_the_index_is_fresh():

@@ -90,7 +90,7 @@ def _run(command: str, composed: Composed, values: Mapping[str, Any], look: Call
     reports: list[Report] = []
 
     def work(task: Task) -> None:
-        from accelerator.cli.tables import short
+        from accelerator.utilities.files import short
 
         report = look(task.run_dir)
         report.sort()

@@ -25,6 +25,7 @@ from accelerator.runtime.checkpoint.meta_handler import Meta, read_meta, sidecar
 from accelerator.runtime.checkpoint.operation import TEMPORARY, is_ours
 from accelerator.runtime.run_directory import CHECKPOINTS
 from accelerator.runtime.trained import handler_of
+from accelerator.utilities.files import short
 
 UNFINISHED = "unfinished: its save was killed; it does not count"
 
@@ -100,7 +101,7 @@ def verify_all(options: Namespace) -> int:
         found = entries(handler_of(source)) if source.is_dir() else [Entry(source, None, None)]
         for entry in found:
             if entry.problem == UNFINISHED:
-                console.print(Text.assemble(("unfinished  ", "yellow"), f"{_short(entry.path)}: it does not count"))
+                console.print(Text.assemble(("unfinished  ", "yellow"), f"{short(entry.path)}: it does not count"))
                 continue
             count += 1
             try:
@@ -109,7 +110,7 @@ def verify_all(options: Namespace) -> int:
                 bad += 1
                 console.print(Text.assemble(("damaged     ", "bold red"), str(error)))
             else:
-                console.print(Text.assemble(("whole       ", "green"), f"{_short(entry.path)}  {_size(size)}"))
+                console.print(Text.assemble(("whole       ", "green"), f"{short(entry.path)}  {_size(size)}"))
     if bad:
         print(f"error: {bad} of {count} checkpoints cannot be used", file=sys.stderr)
     return UserError.exit_code if bad else 0
@@ -224,7 +225,7 @@ def _as_plain(run: Path, handler: CheckpointHandler, found: Sequence[Entry]) -> 
 
 
 def _print_list(console: Console, run: Path, handler: CheckpointHandler, found: Sequence[Entry]) -> None:
-    console.print(Text(_short(run), "bold"), Text(f"MLflow run {id}" if (id := run_id(run)) else "no MLflow run"))
+    console.print(Text(short(run), "bold"), Text(f"MLflow run {id}" if (id := run_id(run)) else "no MLflow run"))
     table = Table(box=None)
     table.add_column("file", no_wrap=True)
     for name in ("step", "epoch", "level", handler.monitor, "size", "age"):
@@ -250,7 +251,7 @@ def _facts(path: Path, meta: Meta) -> dict[str, str]:
     run = path.absolute().parent.parent
     _, problem = _looked_at(path)
     rows: Mapping[str, str | None] = {
-        "file": _short(path),
+        "file": short(path),
         "problem": problem,
         "MLflow run": run_id(run),
         "step, epoch": f"{meta.step:,}, {meta.epoch:,}",
@@ -316,11 +317,6 @@ def _age(created: str) -> str:
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
-
-
-def _short(path: Path) -> str:
-    path = path.absolute()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _console() -> Console:

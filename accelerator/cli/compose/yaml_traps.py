@@ -17,8 +17,8 @@ from unittest.mock import patch
 import yaml
 
 from accelerator.cli.compose.path_checks import climbing
-from accelerator.cli.project.project import short
 from accelerator.errors import ConfigFileError
+from accelerator.utilities.files import short
 
 LARGEST = 1_000_000  # bytes of a config file
 MOST_NODES = 10_000  # values in a file, its aliases expanded

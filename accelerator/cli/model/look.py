@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from accelerator.cli.tables import Column, clean, console, fitted, short
+from accelerator.cli.tables import Column, clean, console, fitted
 from accelerator.errors import ConfigError, UserError
 from accelerator.runtime.model_manifest import PICKLE, PT2, WEIGHTS, Manifest
 from accelerator.tracking.locations import locate
@@ -21,6 +21,7 @@ from accelerator.tracking.model_files import DATA_TAG, DIGEST_TAG, FORMATS_TAG, 
 from accelerator.tracking.model_registry import CHALLENGER, CHAMPION, METRIC_TAG, ModelVersion, Registry
 from accelerator.tracking.model_sources import fetched, in_store
 from accelerator.tracking.query import open_store, when
+from accelerator.utilities.files import short
 from accelerator.utilities.quantities import number, size
 
 DIGITS = 8  # of an id, where it is shown in a table

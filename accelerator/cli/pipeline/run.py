@@ -101,9 +101,10 @@ def run_prepared(prepared: Prepared, options: Options, typed: Sequence[str]) -> 
         RunDirectoryError: another pipeline runs in its folder.
     """
     from accelerator.cli.pipeline.show import Told, print_outcome
-    from accelerator.cli.record import RunRecord, check_store, short
+    from accelerator.cli.record import RunRecord, check_store
     from accelerator.runtime.checkpoint.operation import write_bytes
     from accelerator.runtime.journal import Journal
+    from accelerator.utilities.files import short
 
     prepared = as_asked(prepared, options)
     values, about = _described(prepared, typed)

@@ -15,9 +15,9 @@ from accelerator.cli.project.catalogue import Catalogue, module_of
 from accelerator.cli.project.component_yaml import MISSING, PLACES, component_yaml, defaults_of
 from accelerator.cli.project.generated import KEPT, NEW, REPLACED, SAME, UPDATED, Generated
 from accelerator.cli.project.kinds import Kind
-from accelerator.cli.project.project import Project, check_name, here, load_mapping, short
+from accelerator.cli.project.project import Project, check_name, here, load_mapping
 from accelerator.errors import ConfigError, did_you_mean
-from accelerator.utilities.files import write_text
+from accelerator.utilities.files import short, write_text
 from accelerator.utilities.signatures import REQUIRED, Signature, signature_of
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from accelerator.cli.project.add_component import told
 from accelerator.cli.project.component_yaml import written
 from accelerator.cli.project.generated import KEPT, SAME, Generated
-from accelerator.cli.project.project import check_name, here, short
+from accelerator.cli.project.project import check_name, here
 from accelerator.errors import ConfigError
-from accelerator.utilities.files import write_text
+from accelerator.utilities.files import short, write_text
 
 
 def add_experiment(options: Namespace) -> None:

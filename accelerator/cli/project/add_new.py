@@ -10,10 +10,10 @@ from accelerator.cli.project.catalogue import Catalogue, imports_all
 from accelerator.cli.project.component_yaml import component_yaml
 from accelerator.cli.project.generated import Generated, check_absent
 from accelerator.cli.project.kinds import Kind
-from accelerator.cli.project.project import check_inside, check_name, here, short
+from accelerator.cli.project.project import check_inside, check_name, here
 from accelerator.cli.project.templates import camel, filled, templates
 from accelerator.errors import ConfigError
-from accelerator.utilities.files import write_text
+from accelerator.utilities.files import short, write_text
 from accelerator.utilities.signatures import signature_of
 
 PACKAGE = "components"  # where a project has no package of its own yet

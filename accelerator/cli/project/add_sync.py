@@ -14,8 +14,9 @@ from accelerator.cli.project.component_yaml import MISSING, PLACES, component_ya
 from accelerator.cli.project.config_tree import Option, Part, options_below, read_option
 from accelerator.cli.project.generated import Generated
 from accelerator.cli.project.kinds import KINDS, Kind
-from accelerator.cli.project.project import Project, here, short
+from accelerator.cli.project.project import Project, here
 from accelerator.errors import ConfigError
+from accelerator.utilities.files import short
 from accelerator.utilities.signatures import REQUIRED, Signature, signature_of
 
 NEW, STALE, DIFFERENT, UPDATED, BROKEN = "new", "stale", "different", "updated", "broken"

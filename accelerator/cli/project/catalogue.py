@@ -14,9 +14,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from accelerator.cli.project.kinds import KINDS, Kind
-from accelerator.cli.project.project import Project, short
+from accelerator.cli.project.project import Project
 from accelerator.errors import ConfigError, did_you_mean
 from accelerator.utilities.base_registry import ENTRY_POINT_GROUP, NAMESPACES
+from accelerator.utilities.files import short
 from accelerator.utilities.source_code import Module, SourceCode, assigned, imported_from, parse
 
 # Folders of a project in which no component of its own is looked for.

@@ -17,9 +17,10 @@ from typing import NamedTuple
 from accelerator.cli.actions import run_alone
 from accelerator.cli.compose.composed import PLACES as ROOTS
 from accelerator.cli.project.generated import Generated
-from accelerator.cli.project.project import Project, here, short
+from accelerator.cli.project.project import Project, here
 from accelerator.cli.tables import clean as printable
 from accelerator.errors import UserError
+from accelerator.utilities.files import short
 from accelerator.utilities.quantities import size as size_text
 
 CACHES = frozenset({"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis", ".ipynb_checkpoints"})

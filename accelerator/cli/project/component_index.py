@@ -17,9 +17,9 @@ from accelerator.cli.paths import packaged_configs
 from accelerator.cli.project.catalogue import Catalogue
 from accelerator.cli.project.component_yaml import written
 from accelerator.cli.project.config_tree import Option, options_below, read_option
-from accelerator.cli.project.project import Project, here, load_mapping, short
+from accelerator.cli.project.project import Project, here, load_mapping
 from accelerator.errors import ConfigError, UserError
-from accelerator.utilities.files import write_text
+from accelerator.utilities.files import short, write_text
 
 FOLDER = Path(accelerator.__file__).resolve().parent / "component_index"
 

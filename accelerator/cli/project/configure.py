@@ -9,8 +9,9 @@ from accelerator.cli.actions import run_alone
 from accelerator.cli.paths import packaged_configs
 from accelerator.cli.project.config_tree import options_below
 from accelerator.cli.project.generated import KEPT, NEW, SAME, UPDATED, Generated
-from accelerator.cli.project.project import Project, here, load_mapping, short
+from accelerator.cli.project.project import Project, here, load_mapping
 from accelerator.errors import ConfigError, did_you_mean
+from accelerator.utilities.files import short
 
 _EPILOG = """examples
   accelerator configure                    the groups there are to choose from

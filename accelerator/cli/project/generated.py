@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerator.cli.project.project import Project, check_inside, short
+from accelerator.cli.project.project import Project, check_inside
 from accelerator.errors import ConfigError
-from accelerator.utilities.files import write_text
+from accelerator.utilities.files import short, write_text
 
 NAME = ".generated.json"
 

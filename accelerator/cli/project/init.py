@@ -7,10 +7,10 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from accelerator.cli.actions import run_alone
-from accelerator.cli.project.project import check_name, short
+from accelerator.cli.project.project import check_name
 from accelerator.cli.project.templates import filled
 from accelerator.errors import UserError
-from accelerator.utilities.files import write_text
+from accelerator.utilities.files import short, write_text
 
 LOSS = "scaled_error"  # the component it begins with
 

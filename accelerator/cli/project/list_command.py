@@ -306,7 +306,7 @@ def _where(each: Listed) -> str:
 def _file(each: Listed) -> str:
     """The option's file: of a project as it is typed, of the package as it is named everywhere."""
     from accelerator.cli.paths import packaged_configs
-    from accelerator.cli.tables import short
+    from accelerator.utilities.files import short
 
     path = Path(each.file or "")
     inside = path.is_relative_to(packaged_configs())

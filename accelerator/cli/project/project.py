@@ -14,6 +14,7 @@ from typing import Any
 
 from accelerator.cli.paths import packaged_configs
 from accelerator.errors import ConfigError, UserError
+from accelerator.utilities.files import short
 
 PROJECT_FILE = "project/default.yaml"
 
@@ -129,9 +130,3 @@ def check_inside(path: Path, root: Path) -> Path:
     if not path.resolve().is_relative_to(root.resolve()):
         raise UserError(f"{path} leads to {path.resolve()}, outside of the project {root}: nothing is written there")
     return path
-
-
-def short(path: Path) -> str:
-    """A path as it can be typed from here."""
-    path = path if path.is_absolute() else Path.cwd() / path
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

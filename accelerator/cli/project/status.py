@@ -17,8 +17,9 @@ from accelerator.cli.project.add_sync import compared
 from accelerator.cli.project.config_tree import Option, read_option
 from accelerator.cli.project.configure import packaged_groups
 from accelerator.cli.project.generated import Generated
-from accelerator.cli.project.project import PROJECT_FILE, Project, here, load_mapping, short
+from accelerator.cli.project.project import PROJECT_FILE, Project, here, load_mapping
 from accelerator.errors import ConfigError, ConfigFileError, UserError, did_you_mean
+from accelerator.utilities.files import short
 from accelerator.utilities.nested import leaves
 from accelerator.utilities.source_code import module_file
 

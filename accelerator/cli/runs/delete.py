@@ -10,11 +10,11 @@ from pathlib import Path
 
 from accelerator.cli.runs.look import find_all
 from accelerator.cli.runs.rows import print_runs
-from accelerator.cli.tables import short
 from accelerator.errors import RunDirectoryError, UserError
 from accelerator.runtime.run_directory import owned
 from accelerator.tracking.locations import sqlite_file
 from accelerator.tracking.query import Store, StoredRun, check_own_files, is_folder_of, open_store
+from accelerator.utilities.files import short
 
 
 def delete(options: Namespace) -> int:

@@ -11,11 +11,12 @@ from rich.text import Text
 
 from accelerator.cli.runs.look import FINGERPRINT, as_plain, find, find_all, print_json
 from accelerator.cli.runs.rows import DIGITS, print_runs, status
-from accelerator.cli.tables import Column, clean, console, fitted, short
+from accelerator.cli.tables import Column, clean, console, fitted
 from accelerator.errors import UserError
 from accelerator.tracking import comparison
 from accelerator.tracking.locations import ui_command
 from accelerator.tracking.query import Store, StoredRun, open_store, when
+from accelerator.utilities.files import short
 from accelerator.utilities.quantities import duration, number, size
 
 _LEAST = 16  # characters of a run's column, before the next stands below; what takes more is folded

@@ -11,10 +11,11 @@ from typing import Any
 
 from rich.text import Text
 
-from accelerator.cli.tables import clean, console, short, table
+from accelerator.cli.tables import clean, console, table
 from accelerator.errors import AcceleratorError, UserError
 from accelerator.tracking.backlog import LIVE, REFUSED, ROOTS, SENT, WAITING, Backlog, below, look
 from accelerator.tracking.sync import Outcome, sync
+from accelerator.utilities.files import short
 
 _STYLES = {LIVE: "cyan", WAITING: "yellow", REFUSED: "bold red", SENT: "green"}
 

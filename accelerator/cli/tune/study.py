@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerator.cli.compose.composed import Composed
-from accelerator.cli.record import short
 from accelerator.cli.resume import computing
 from accelerator.cli.run_files import config_in
 from accelerator.cli.tune.best_config import CONFIGS, write_best
@@ -44,6 +43,7 @@ from accelerator.tuning.base import (
 from accelerator.tuning.optuna_tuner import OptunaTuner
 from accelerator.tuning.ray_tuner import RayTuner
 from accelerator.tuning.search_space import SearchSpace
+from accelerator.utilities.files import short
 
 if TYPE_CHECKING:
     from accelerator.cli.task import Task
