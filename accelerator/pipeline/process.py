@@ -7,6 +7,7 @@ say so.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import signal
 import subprocess
@@ -146,3 +147,14 @@ class Log:
             text = text[: text.rfind(b"\n") + 1]
         self._at += len(text)
         return text.decode(errors="replace").splitlines()
+
+
+def warm_up() -> int:
+    """Import what starts threads when it is imported: of a fork, they are missed by nobody.
+
+    Returns:
+        How many threads there are: a process that has more has computed something.
+    """
+    for name in ("scipy.linalg", "sklearn.utils", "accelerator.runtime.run"):
+        importlib.import_module(name)
+    return threads()

@@ -73,6 +73,27 @@ class State:
     steps: dict[str, Note] = field(default_factory=dict)
 
 
+@dataclass
+class PipelineResult:
+    """What a pipeline leaves behind.
+
+    Attributes:
+        pipeline: its name.
+        metrics: of all steps, as ``<step>/<metric>``.
+        run_dir: its folder.
+        steps: of each step its status, reason, seconds, exit code, metrics, what it made, and its MLflow run.
+        seconds: of this execution.
+        run_id: of its record in MLflow; None if it was not kept there.
+    """
+
+    pipeline: str
+    metrics: dict[str, float]
+    run_dir: Path
+    steps: dict[str, dict[str, Any]]
+    seconds: float
+    run_id: str | None = None
+
+
 class Folder:
     """A pipeline's folder; the caller owns it.
 

@@ -16,7 +16,7 @@ from accelerator.cli.command import exit_code_of, working_directory_importable
 from accelerator.errors import ConfigError
 
 if TYPE_CHECKING:
-    from accelerator.cli.pipeline.run import PipelineResult
+    from accelerator.pipeline.state import PipelineResult
 
 _HEAD = """usage: accelerator pipeline NAME [key=value | STEP:key=value ...] [flags]
 

@@ -21,6 +21,7 @@ from accelerator.cli.resume import computing, resolve, value_of
 from accelerator.cli.run_files import config_in
 from accelerator.errors import CheckpointError, ConfigError, RunDirectoryError, did_you_mean
 from accelerator.pipeline.plan import ALL, KEYS, Pipeline, Step, read, readable
+from accelerator.pipeline.process import warm_up
 from accelerator.runtime.checkpoint.meta_handler import fingerprint
 from accelerator.runtime.context.component import find, is_component
 from accelerator.tracking.masking import masked
@@ -93,8 +94,6 @@ def prepare(name: str, typed: Sequence[str]) -> Prepared:
     Raises:
         ConfigError: holds every mistake found.
     """
-    from accelerator.cli.pipeline.run import warm_up
-
     check_paths(typed)
     own, of_steps, problems = _sorted_out(typed)
     overrides = [f"pipeline={name}", *own]

@@ -15,7 +15,7 @@ from accelerator.cli.which_run import run_id
 from accelerator.errors import ConfigError, StepError, Terminated, did_you_mean
 from accelerator.pipeline.process import forked, may_fork, spawned, threads
 from accelerator.pipeline.run import MADE, OUTPUT, UNCHANGED, Execution, Listener
-from accelerator.pipeline.state import BEGUN, Folder
+from accelerator.pipeline.state import BEGUN, Folder, PipelineResult
 from accelerator.pipeline.timeline import Bar, as_text, draw
 from accelerator.runtime.run_directory import JOURNAL, RESULT, owned
 from accelerator.tracking.masking import mask_arguments
@@ -30,27 +30,6 @@ TIMELINE = "timeline.png"
 
 # What steps import on their way: torch._inductor by torch.use_deterministic_algorithms, which takes seconds.
 _LATE = ("torch._inductor", "accelerator.cli.experiment", "accelerator.cli.record", "accelerator.cli.task")
-
-
-@dataclass
-class PipelineResult:
-    """What a pipeline leaves behind.
-
-    Attributes:
-        pipeline: its name.
-        metrics: of all steps, as ``<step>/<metric>``.
-        run_dir: its folder.
-        steps: of each step its status, reason, seconds, exit code, metrics, what it made, and its MLflow run.
-        seconds: of this execution.
-        run_id: of its record in MLflow; None if it was not kept there.
-    """
-
-    pipeline: str
-    metrics: dict[str, float]
-    run_dir: Path
-    steps: dict[str, dict[str, Any]]
-    seconds: float
-    run_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -203,17 +182,6 @@ def _without_overruled(overrides: Sequence[str]) -> list[str]:
         if not value.startswith("{"):  # a mapping adds to what stands there
             later.add(key)
     return kept[::-1]
-
-
-def warm_up() -> int:
-    """Import what starts threads when it is imported: of a fork, they are missed by nobody.
-
-    Returns:
-        How many threads there are: a process that has more has computed something.
-    """
-    for name in ("scipy.linalg", "sklearn.utils", "accelerator.runtime.run"):
-        importlib.import_module(name)
-    return threads()
 
 
 def _execution(prepared: Prepared, options: Options, folder: Folder, listener: Listener) -> Execution:

@@ -18,7 +18,7 @@ from accelerator.utilities.quantities import measured as readable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from accelerator.cli.pipeline.run import PipelineResult
+    from accelerator.pipeline.state import PipelineResult
 
 _LOOKS = {MADE: "green", UNCHANGED: "dim", FAILED: "bold red", STOPPED: "yellow", NOT_RUN: "dim"}
 _MOST = 2  # metrics of a step in the table
