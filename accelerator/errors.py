@@ -7,7 +7,7 @@ Exit codes: 0 done · 1 a fault of ours or of the user's code · 3 the user's co
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 
@@ -82,6 +82,17 @@ class Terminated(AcceleratorError):  # noqa: N818 - not an error of anybody's
         super().__init__(f"stopped by {signal_name}")
         self.signal_name = signal_name
         self.exit_code = 128 + signal.Signals[signal_name]
+
+
+def gathered(*checks: Callable[[], object]) -> list[str]:
+    """Every mistake that several checks raise as a `ConfigError`, so that they can be told together."""
+    problems: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            problems += error.problems
+    return problems
 
 
 def did_you_mean(word: str, known: Iterable[str], *, most: int = 3, show: int = 12) -> str:

@@ -56,5 +56,7 @@ def test_the_tutorial_is_a_session_that_works(workplace, monkeypatch, capfd):
         seen = re.sub(r" +", " ", printed)
         for line in content:
             assert re.sub(r" +", " ", line) in seen, f"{subject} does not print: {line}"
+        if "--sync" in subject:
+            assert printed.splitlines() == content, "it tells of everything it writes"
         done.append(subject.split()[1])
     assert {"init", "train", "add", "status", "configure", "clean"} <= set(done)

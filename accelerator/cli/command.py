@@ -10,7 +10,9 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 
 from accelerator.errors import AcceleratorError, ConfigError, UserError
 
@@ -44,9 +46,31 @@ def exit_code_of(act: Callable[[], int], *, debug: bool, runs_project: bool = Tr
             return 1
         return 0
     except Exception as error:
+        if not debug and (told := _stands_in(error)) is not None:
+            report(ConfigError(told), debug=debug)
+            return ConfigError.exit_code
         # A fault of ours or of the user's code: its traceback is what helps.
         traceback.print_exception(error)
         return 1
+
+
+def _stands_in(error: BaseException) -> str | None:
+    """What is wrong where a module lacks something because a file of the project has taken its name; else None."""
+    module = error.obj if isinstance(error, AttributeError) else None
+    name = error.name if isinstance(error, ImportError) else module.__name__ if isinstance(module, ModuleType) else ""
+    head = (name or "").partition(".")[0]
+    here = Path.cwd()
+    file = Path(getattr(sys.modules.get(head), "__file__", None) or here)
+    if not file.is_relative_to(here) or len(file.relative_to(here).parts) not in (1, 2):
+        return None
+    elsewhere = PathFinder.find_spec(head, [entry for entry in sys.path if Path(entry or here).resolve() != here])
+    if head not in sys.stdlib_module_names and elsewhere is None:
+        return None
+    own = file if file.parent == here else file.parent
+    return (
+        f"{own.name} in {here} takes the place of the module '{head}' that others import ({error}): "
+        "rename it, and what imports it (--debug shows where it was raised)"
+    )
 
 
 def _nobody_reads() -> bool:
@@ -86,7 +110,10 @@ def report(error: AcceleratorError, *, debug: bool) -> None:
 
 @contextmanager
 def working_directory_importable() -> Iterator[None]:
-    """A project's own modules are found from its folder, as ``python script.py`` would find them."""
+    """A project's own modules are found from its folder, as ``python script.py`` would find them.
+
+    They come first: behind what is installed, an older installed copy of the project would run in its place, unnoticed.
+    """
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:

@@ -19,8 +19,8 @@ continue         resume=last | best | <run directory> | <MLflow run id> | <check
 begin with       load=…, the same words: a trained network, with the config of its run
 
 flags
-  --explain            print every value with the file that set it and what it builds, and stop
-  --dry-run            build everything, take one step, write nothing
+  --explain            print every value with the file that set it and what it builds, then what is wrong, and stop
+  --dry-run            build everything, take one step, write nothing (with -m: of the first job)
   --debug              show the traceback of a mistake
   --overrides TEXT     more overrides in one argument, quoted as in a shell
   -m, --multirun       run every combination: optimizer.lr=0.1,0.01 seed=0,1

@@ -13,11 +13,9 @@ from typing import Any
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
-from accelerator.cli.run_files import overrides_in
+from accelerator.cli.run_files import COMPOSITION, overrides_in
 from accelerator.cli.which_run import find, run_id
 from accelerator.errors import ConfigError, RunDirectoryError
-
-COMPOSITION = "composition.yaml"
 
 # What a run's overrides say of that run alone, and not of the network it leaves.
 _ITS_OWN = ("load", "resume", "evaluate", "acceleration", "tracking.parent", "tracking.run_name")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerator.cli.hydra_utils.monitor import Monitor
+from accelerator.errors import Terminated, UserError
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.checkpoint.meta_handler import fingerprint, read_meta
-from accelerator.runtime.run_directory import CHECKPOINTS, MODEL
+from accelerator.runtime.journal import Journal
+from accelerator.runtime.run_directory import CHECKPOINTS, JOURNAL, MODEL, owned, write_fault
 from accelerator.tracking.record import About, RunRecord, check_store
 from accelerator.tracking.tracker import Tracker
 from accelerator.utilities.files import short
@@ -46,6 +49,32 @@ def about_of(command: str, composed: Composed, values: Mapping[str, Any]) -> Abo
         fingerprint=fingerprint(computing(values)),
         left_out=[section for section, commands in SECTIONS_OF.items() if command not in commands],
     )
+
+
+def record_failure(command: str, composed: Composed, values: Mapping[str, Any], error: BaseException) -> None:
+    """Leave a folder and a run on record of a sweep's job that failed before it had either: its config, and why.
+
+    Args:
+        command: what was typed after ``accelerator``.
+        composed: the job.
+        values: its config, resolved, plain.
+        error: what it raised; of what a signal stopped before it began there is nothing to keep.
+    """
+    file = composed.run_dir / JOURNAL
+    begun = file.exists() and file.stat().st_size > 0
+    if begun or isinstance(error, Terminated) or not isinstance(error, Exception):
+        return
+    with suppress(UserError, OSError):  # no folder or no store to keep it in: the job's own error is told
+        check_store(values)
+        with owned(composed.run_dir):
+            record = RunRecord(values, about_of(command, composed, values), composed.run_dir)
+            journal = Journal(file)
+            try:
+                record.open(journal, {})
+                write_fault(composed.run_dir, error)
+                record.close(journal, error)
+            finally:
+                journal.close()
 
 
 class Record(Callback):
@@ -101,6 +130,9 @@ class Record(Callback):
         if best is not None and error is None:
             for path in (best, best.with_suffix(".json")):
                 journal.event("artifact", path=str(path), artifact_path=CHECKPOINTS)
+            monitor = self.config["checkpoint"]["monitor"]
+            if (value := read_meta(best).metrics.get(monitor)) is not None:
+                journal.metrics({f"best/{monitor}": value}, context.state.step)
         if self.record.tracker is not None and error is None:
             from accelerator.runtime.model_folder import write_final_model
 

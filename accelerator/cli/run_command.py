@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerator.cli.actions import run_alone
-from accelerator.errors import ConfigError
+from accelerator.errors import AcceleratorError, ConfigError
 
 if TYPE_CHECKING:
-    from accelerator.experiment import Experiment, ExperimentConfig, Outcome
+    from accelerator.experiment import Experiment, Outcome
 
 _SECTIONS = """CONFIG is a YAML file of at most four sections:
 
@@ -73,18 +73,22 @@ def tune_function_command(arguments: list[str]) -> int:
     def tune(options: Namespace) -> None:
         flags = {"n_trials": options.n_trials, "backend": options.backend, "workers": options.workers}
         options.overrides += [f"tuning.{key}={value}" for key, value in flags.items() if value is not None]
-        from accelerator.experiment.study import PRIMARY, FunctionStudy, as_plain
+        from accelerator.cli.tune.report import print_study
+        from accelerator.experiment.study import FunctionStudy, as_plain
+        from accelerator.utilities.files import short
 
         study = FunctionStudy(_experiment(options, "tune"), tuple(arguments))
         silent = options.json
-        result = study.run(lambda outcome: None if silent else _print_trial(outcome, study.plan.objectives))
+        try:
+            result = study.run(lambda outcome: None if silent else _print_trial(outcome, study.plan.objectives))
+        except AcceleratorError:
+            if study.outcomes and not silent:
+                print_study(study.outcomes, study.plan, {})
+            raise
         if options.json:
             print(json.dumps(as_plain(result), indent=1, default=str))
             return
-        from accelerator.cli.tune.report import print_study
-        from accelerator.utilities.files import short
-
-        print_study(result.outcomes, study.plan, {PRIMARY: result.importances} if result.importances else {})
+        print_study(result.outcomes, study.plan, {result.metric: result.importances} if result.importances else {})
         again = f"accelerator run {short(result.folder / 'best.yaml')} --train-fn {options.train_fn}"
         for label, text in [("study", short(result.folder)), ("train it again", again), *result.where]:
             print(f"{label:<17}{text}")
@@ -99,44 +103,28 @@ def _print_trial(outcome: Any, objectives: Any) -> None:
     print(line_of(outcome, objectives), flush=True)
 
 
-def load_config(file: Path | None, overrides: list[str]) -> ExperimentConfig:
-    """The config of a file, with ``section.key=value`` in place of what it says.
-
-    Raises:
-        ConfigError: the file cannot be read, or holds what is no config.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    from accelerator.experiment import experiment_config
-
-    source = " and ".join([*([str(file)] if file else []), *(["the command line"] if overrides or not file else [])])
-    if wrong := [text for text in overrides if "=" not in text or text.startswith("-")]:
-        raise ConfigError(f"'{text}': expected section.key=value, as in hyperparameters.lr=0.1" for text in wrong)
-    try:
-        loaded = OmegaConf.create({}) if file is None else OmegaConf.load(file)
-        if not OmegaConf.is_dict(loaded):
-            raise ConfigError(f"{file} holds a list: expected the sections experiment, hyperparameters, …")
-        whole = OmegaConf.merge(loaded, OmegaConf.from_dotlist(overrides))
-        values: Any = OmegaConf.to_container(whole, resolve=True)
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}; give the config's YAML file, or none") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise ConfigError(f"{file or 'the command line'}: {str(error).splitlines()[0]}") from error
-    return experiment_config({key: value or {} for key, value in values.items()}, source)
-
-
 def _experiment(options: Namespace, command: str) -> Experiment:
+    from accelerator.cli.function_config import sections
     from accelerator.experiment import Experiment, find_train_function
+    from accelerator.experiment.config import read_config
 
     file, overrides = options.config, list(options.overrides)
-    if file is not None and "=" in file and not Path(file).exists():
+    if file is not None and not Path(file).exists() and ("=" in file or file.startswith("~")):
         file, overrides = None, [file, *overrides]
-    config = load_config(None if file is None else Path(file), overrides)
-    return Experiment(find_train_function(options.train_fn), config, command)
+    values, source = sections(None if file is None else Path(file), overrides)
+    config, problems = read_config(values, source)
+    function: Any = None
+    try:
+        function = find_train_function(options.train_fn)
+    except ConfigError as error:
+        problems += error.problems
+    if config is not None and command == "tune":
+        from accelerator.experiment.study_checks import search_problems
+
+        problems += search_problems(config, config.name or "study")
+    if problems or config is None:
+        raise ConfigError(problems)
+    return Experiment(function, config, command)
 
 
 def _arguments(parser: ArgumentParser) -> None:

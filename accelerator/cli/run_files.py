@@ -13,6 +13,8 @@ from yaml import YAMLError
 from accelerator.errors import RunDirectoryError
 from accelerator.runtime.run_directory import CONFIG, OVERRIDES
 
+COMPOSITION = "composition.yaml"
+
 
 def config_in(folder: Path) -> dict[str, Any]:
     """The config as it was recorded: secrets masked, interpolations resolved.
@@ -38,6 +40,20 @@ def overrides_in(folder: Path) -> list[str]:
     if not isinstance(content, list) or any(isinstance(each, list | Mapping) for each in content):
         raise _damaged(folder / OVERRIDES, "it holds no list of overrides")
     return [str(each) for each in content]
+
+
+def composition_in(folder: Path) -> dict[str, Any]:
+    """The command, and what its config was composed of; nothing where the folder does not tell.
+
+    Raises:
+        RunDirectoryError: what is there tells nothing.
+    """
+    if not (folder / COMPOSITION).exists():
+        return {}
+    content = _content(folder / COMPOSITION)
+    if not isinstance(content, dict):
+        raise _damaged(folder / COMPOSITION, "it holds no mapping")
+    return content
 
 
 def _content(file: Path) -> Any:

@@ -8,93 +8,31 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.table import Table
 
 from accelerator.cli.compose.composed import FAILURES
-from accelerator.cli.run_files import overrides_in
-from accelerator.errors import AcceleratorError
-from accelerator.runtime.run_directory import JOURNAL, RESULT
-from accelerator.tracking import spool
+from accelerator.cli.sweep_jobs import (
+    NOT_RUN,
+    JobOutcome,
+    best_of,
+    commands_for,
+    failures_in,
+    outcomes,
+    show,
+    signal_of,
+)
+from accelerator.errors import Terminated
+from accelerator.runtime.run_directory import JOURNAL
 from accelerator.utilities.files import short
 
 SUMMARY = "sweep.json"
-
-
-@dataclass
-class JobOutcome:
-    """What became of one job.
-
-    Attributes:
-        folder: the job's.
-        overrides: what distinguishes it.
-        status: FINISHED, FAILED or KILLED.
-        metrics: its last values, and those of its best checkpoint where it has them.
-        run_id: of its record.
-        seconds: it trained.
-        error: why it failed.
-    """
-
-    folder: Path
-    overrides: list[str]
-    status: str
-    metrics: dict[str, float]
-    run_id: str | None
-    seconds: float | None
-    error: str | None = None
-
-
-class JobsFailedError(AcceleratorError):
-    """Jobs failed in processes of a launcher.
-
-    Args:
-        failures: as the jobs have noted them.
-    """
-
-    def __init__(self, failures: list[dict[str, Any]]) -> None:
-        first = failures[0]
-        what = "a job" if len(failures) == 1 else f"{len(failures)} jobs"
-        super().__init__(f"{what} of the sweep failed; job {first['job']}: {first['error']}")
-        self.exit_code = first["exit_code"]
-
-
-def note_failure(sweep: Path, job: int, overrides: list[str], error: BaseException, secrets: set[str]) -> None:
-    """Note that a job failed, for the process that leads the sweep; from any process.
-
-    Args:
-        sweep: its folder.
-        job: the job's number.
-        overrides: what it was composed with.
-        error: what it raised.
-        secrets: what must not stand in a file.
-    """
-    from accelerator.tracking.masking import hide, mask_arguments
-
-    text = str(error) if isinstance(error, AcceleratorError) else f"{type(error).__name__}: {error}"
-    noted = {
-        "job": job,
-        "overrides": mask_arguments(overrides),
-        "error": hide(text, secrets),
-        "exit_code": error.exit_code if isinstance(error, AcceleratorError) else 1,
-    }
-    sweep.mkdir(parents=True, exist_ok=True)
-    with (sweep / FAILURES).open("a") as file:  # a short line is appended whole, whoever else appends
-        file.write(json.dumps(noted, ensure_ascii=False) + "\n")
-
-
-def failures_in(sweep: Path) -> list[dict[str, Any]]:
-    """What failing jobs have noted, in the order of their numbers."""
-    file = sweep / FAILURES
-    lines = file.read_text().splitlines() if file.exists() else []
-    return sorted(map(json.loads, lines), key=lambda noted: noted["job"])
 
 
 # Of the sweep that has ended last in this process; Hydra gives its callbacks no other way to tell.
@@ -112,16 +50,23 @@ class SweepRecord(Callback):
         self._record: Any = None
         self._journal: Any = None
         self._base: DictConfig | None = None
+        self._planned: dict[int, Sequence[str]] = {}
+        self._folders: dict[int, Path] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A launcher's other process gets one that records nothing: the record is this process's."""
-        return {"_record": None, "_journal": None, "_base": None}
+        return {"_record": None, "_journal": None, "_base": None, "_planned": {}, "_folders": {}}
+
+    def plan(self, job_overrides: Sequence[Sequence[str]], first: int) -> None:
+        """Take down which jobs are to run, for telling at the end which did not; see `Launcher.launch` of Hydra's."""
+        self._planned |= dict(enumerate(job_overrides, first))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Take down what is swept."""
         logging.getLogger("hydra_plugins").setLevel(logging.CRITICAL)  # which jobs failed is told here
         self._folder = Path(config.hydra.sweep.dir).absolute()
-        (self._folder / FAILURES).unlink(missing_ok=True)
+        with suppress(OSError):  # a file in the folder's place: Hydra fails of it too, and that is told
+            (self._folder / FAILURES).unlink(missing_ok=True)
         overrides: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
         self._swept, self._fixed = _split(overrides)
         # What a config file sweeps over, unless the command line sets it.
@@ -130,12 +75,19 @@ class SweepRecord(Callback):
         self._swept |= {str(key): str(value) for key, value in params.items() if key not in typed}
         self._base = config
         if not str(config.hydra.launcher.get("_target_", "")).endswith("BasicLauncher"):
-            self._open()
+            with suppress(FileExistsError, NotADirectoryError):  # as above
+                self._open()
+            if logs := config.hydra.launcher.get("submitit_folder"):
+                where = short(Path(str(logs).partition("%j")[0]))  # a folder for each job stands there
+                print(f"the jobs are submitted; what they print goes to {where}", flush=True)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Open the record, if it is not; remove Hydra's copy of the config: it holds secrets of the command line."""
         (Path(config.hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
-        if self._base is not None and self._journal is None:
+        if self._base is None:  # a single run, or another process's
+            return
+        self._folders[config.hydra.job.num] = Path(config.hydra.runtime.output_dir).absolute()
+        if self._journal is None:
             self._open()
 
     def _open(self) -> None:
@@ -170,26 +122,48 @@ class SweepRecord(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Tell what became of the jobs, and close the record."""
+        if not self._folder.is_dir():
+            return
+        if "ray" in sys.modules and str(config.hydra.launcher.get("_target_", "")).endswith("RayLauncher"):
+            from accelerator.tuning.ray_cluster import leave
+
+            leave()
         monitor, mode = config.checkpoint.monitor, config.checkpoint.mode
         (self._folder / "multirun.yaml").unlink(missing_ok=True)
-        jobs = outcomes(self._folder, self._swept)
-        LAST_FAILURES.extend(failures_in(self._folder))
+        planned = {self._folders.get(job, self._folder / str(job)): typed for job, typed in self._planned.items()}
+        jobs, failures = outcomes(self._folder, self._swept, planned), failures_in(self._folder)
+        LAST_FAILURES.extend(failures)
         (self._folder / FAILURES).unlink(missing_ok=True)
-        if not jobs:
-            self._close({}, jobs)
+        # Between two jobs it is Hydra, which calls this while it is left, that the signal reaches.
+        signals = [noted["signal"] for noted in failures if noted["signal"]]
+        stopped = signals[0] if signals else signal_of(sys.exc_info()[1])
+        if all(job.status == NOT_RUN for job in jobs):
+            _remove_if_empty(self._folder)
+            self._close({}, [], stopped)
             return
         if self._record is None:
             _remove_if_empty(self._folder)
         best = best_of(jobs, monitor, mode)
-        _print(jobs, best, monitor)
+        show(jobs, best, monitor)
         print(f"{'run directory':<17}{short(self._folder)}")
-        measured = {"jobs": float(len(jobs)), "failed": float(sum(job.status != "FINISHED" for job in jobs))}
+        self._tell_rest(config, [planned[job.folder] for job in jobs if job.status == NOT_RUN])
+        count = {status: sum(job.status == status for job in jobs) for status in ("FAILED", "KILLED", NOT_RUN)}
+        measured = {"jobs": float(len(jobs) - count[NOT_RUN]), "failed": float(count["FAILED"])}
+        measured |= {key: float(count[of]) for key, of in (("stopped", "KILLED"), ("not_run", NOT_RUN)) if count[of]}
         if best is not None:
             measured |= {f"best/{key}": value for key, value in best.metrics.items()}
             measured["best/job"] = float(jobs.index(best))
-        self._close(measured, jobs)
+        self._close(measured, jobs, stopped)
 
-    def _close(self, measured: Mapping[str, float], jobs: list[JobOutcome]) -> None:
+    def _tell_rest(self, config: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
+        """Say how the jobs that were not run can be; a sweeper that chooses them would choose others."""
+        if not str(config.hydra.sweeper.get("_target_", "")).endswith("BasicSweeper"):
+            return
+        typed: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
+        for number, command in enumerate(commands_for(config.hydra.job.name, jobs, typed)):
+            print(f"{'' if number else 'run the rest':<17}{command}")
+
+    def _close(self, measured: Mapping[str, float], jobs: list[JobOutcome], stopped: str | None) -> None:
         if self._record is None:
             return
         self._journal.metrics(measured, 0)
@@ -197,9 +171,9 @@ class SweepRecord(Callback):
             file = self._folder / SUMMARY
             file.write_text(json.dumps([vars(job) for job in jobs], default=str, indent=1))
             self._journal.event("artifact", path=str(file), artifact_path=None)
-        error = (
-            None if jobs and all(job.status == "FINISHED" for job in jobs) else _Unfinished("not every job ended well")
-        )
+        error: BaseException | None = Terminated(stopped) if stopped else None
+        if error is None and not (jobs and all(job.status == "FINISHED" for job in jobs)):
+            error = _Unfinished("not every job ended well")
         self._record.close(self._journal, error)
         self._journal.close()
         for label, text in self._record.where:
@@ -217,75 +191,6 @@ def _remove_if_empty(sweep: Path) -> None:
 
 class _Unfinished(Exception):  # noqa: N818 - what the record of the sweep says, raised by nobody
     pass
-
-
-def outcomes(sweep: Path, swept: Mapping[str, str]) -> list[JobOutcome]:
-    """The jobs of a sweep, in order, read off their folders.
-
-    Args:
-        sweep: its folder.
-        swept: the keys by which jobs differ.
-    """
-    found = []
-    failed = {str(noted["job"]): noted for noted in failures_in(sweep)}
-    for folder in sorted((path.parent for path in sweep.glob(f"*/{JOURNAL}")), key=_number):
-        result = json.loads((folder / RESULT).read_text()) if (folder / RESULT).exists() else {}
-        overrides = overrides_in(folder)
-        state = spool.load(folder / spool.STATE, spool.State)
-        status = "FINISHED" if result else (state and state.closed) or "FAILED"
-        noted = failed.pop(folder.name, {})
-        found.append(
-            JobOutcome(
-                folder,
-                _of(swept, overrides),
-                status,
-                result.get("metrics", {}) | result.get("best_metrics", {}),
-                result.get("run_id") or (state and state.run_id),
-                result.get("seconds"),
-                noted.get("error"),
-            )
-        )
-    # A mistake in a job's config is told before anything is written.
-    for name, noted in failed.items():
-        overrides = _of(swept, noted["overrides"])
-        found.append(JobOutcome(sweep / name, overrides, "FAILED", {}, None, None, noted["error"]))
-    return sorted(found, key=lambda job: _number(job.folder))
-
-
-def _of(swept: Mapping[str, str], overrides: Iterable[Any]) -> list[str]:
-    """Those of a job's overrides by which it differs from others."""
-    return [text for text in map(str, overrides) if text.split("=", 1)[0].lstrip("+~") in swept]
-
-
-def best_of(jobs: list[JobOutcome], monitor: str, mode: str) -> JobOutcome | None:
-    """The finished job whose monitored value is best; None if none has one that is a number."""
-    rated = [job for job in jobs if job.metrics.get(monitor, float("nan")) == job.metrics.get(monitor)]
-    rated = [job for job in rated if monitor in job.metrics]
-    if not rated:
-        return None
-    return (max if mode == "max" else min)(rated, key=lambda job: job.metrics[monitor])
-
-
-def _print(jobs: list[JobOutcome], best: JobOutcome | None, monitor: str) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:  # a pipe has no width of its own: rows are not folded there
-        console = Console(highlight=False, soft_wrap=True, width=1000)
-    columns = ("job", "overrides", "status", f"best {monitor}", "seconds", "run")
-    table = Table(*columns, title="Sweep", title_justify="left")
-    for number, job in enumerate(jobs):
-        value = job.metrics.get(monitor)
-        table.add_row(
-            str(number),
-            " ".join(job.overrides),
-            job.status.lower(),
-            "–" if value is None else f"{value:.5g}" + (" ← best" if job is best else ""),
-            "–" if job.seconds is None else f"{job.seconds:.1f}",
-            (job.run_id or "–")[:8],
-        )
-    console.print(table)
-    for number, job in enumerate(jobs):
-        if job.error:
-            console.print(f"job {number} failed: {job.error.splitlines()[0]}", markup=False)
 
 
 def _split(overrides: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -312,7 +217,3 @@ def _without(values: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
         if isinstance(node, dict):
             node.pop(last, None)
     return values
-
-
-def _number(folder: Path) -> tuple[int, str]:
-    return (int(folder.name) if folder.name.isdigit() else 1 << 30, folder.name)

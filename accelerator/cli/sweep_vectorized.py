@@ -287,21 +287,14 @@ def _tell_hydra(launcher: BasicLauncher, jobs: Sequence[_Job], outcomes: Sequenc
             job.told.return_value = outcome.objective(config.checkpoint.monitor)
             continue
         task.raised.append(outcome)
+        assert job.composed.sweep is not None
+        task._failed(job.composed, job.composed.sweep, job.number, outcome)
         if isinstance(outcome, Terminated):
             stopped = outcome
-            continue
-        assert job.composed.sweep is not None
-        task._failed(config, job.composed.sweep, job.number, _typed(job), outcome)
-        if config.sweep.on_error == "stop":
+        elif config.sweep.on_error == "stop":
             stopped = stopped or outcome
     if stopped is not None:
         raise SystemExit(stopped.exit_code if isinstance(stopped, AcceleratorError) else 1) from stopped
-
-
-def _typed(job: _Job) -> list[str]:
-    from accelerator.cli.resume import recorded
-
-    return recorded(job.composed.overrides)
 
 
 def _allow_files(count: int) -> None:

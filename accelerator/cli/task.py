@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,14 @@ class Task:
         self.journal.event("artifact", path=str(path), artifact_path=folder)
 
 
-def run_task(command: str, composed: Composed, work: Callable[[Task], None]) -> Result:
+def run_task(command: str, composed: Composed, work: Callable[[Task], None], *, name: str | None = None) -> Result:
     """Check the config, work in a folder of its own, and keep the record.
 
     Args:
         command: what was typed after ``accelerator``.
         composed: the job.
         work: does it; its exceptions end the run as those of a training do.
+        name: of the run; by default its model and data say it.
     """
     from accelerator.cli.compose.compose import plain
 
@@ -65,7 +66,7 @@ def run_task(command: str, composed: Composed, work: Callable[[Task], None]) -> 
         begin = time.perf_counter()
         with owned(composed.run_dir) as run_dir, Journal(run_dir / JOURNAL) as journal:
             task = Task(values, run_dir, journal)
-            record = RunRecord(values, about_of(command, composed, values), run_dir)
+            record = RunRecord(values, replace(about_of(command, composed, values), name=name), run_dir)
             with record.kept(journal, {}):
                 work(task)
                 journal.metrics(task.metrics, 0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeVar
 
 from accelerator.errors import ConfigError, did_you_mean
 from accelerator.tracking.settings import TrackingConfig
 from accelerator.tuning.ray_settings import RayConfig
+
+Kind = TypeVar("Kind")
 
 MLflowConfig = TrackingConfig
 """The section ``mlflow``: the same keys as the section ``tracking`` of `accelerator train`."""
@@ -94,35 +96,81 @@ def experiment_config(values: Mapping[str, Any], source: str = "the config") -> 
     Raises:
         ConfigError: holds every mistake: unknown sections and keys, and values of a wrong type.
     """
-    from pydantic import TypeAdapter, ValidationError
-
-    problems = []
-    for section, content in values.items():
-        if section not in SECTIONS:
-            problems.append(f"{section}: {source} has no such section{did_you_mean(section, SECTIONS)}")
-        elif not isinstance(content, Mapping):
-            problems.append(f"{section}={content!r} in {source}: expected a mapping of keys to values")
-        else:
-            problems += [
-                f"{section}.{key}: there is no such key in {source}{did_you_mean(str(key), _KEYS[section])}"
-                for key in content
-                if section in _KEYS and key not in _KEYS[section]
-            ]
-    if problems:
+    config, problems = read_config(values, source)
+    if problems or config is None:
         raise ConfigError(problems)
-    whole = {**values.get("experiment", {}), **{name: values[name] for name in SECTIONS[1:] if name in values}}
-    try:
-        config = TypeAdapter(ExperimentConfig).validate_python(whole)
-    except ValidationError as error:
-        raise ConfigError([_sentence(detail, source) for detail in error.errors()]) from error
-    if config.tuning.n_trials < 1 or config.tuning.workers < 1:
-        raise ConfigError("tuning.n_trials and tuning.workers: expected at least 1")
     return config
 
 
-def _sentence(detail: Any, source: str) -> str:
+def read_config(values: Mapping[str, Any], source: str = "the config") -> tuple[ExperimentConfig | None, list[str]]:
+    """The config as far as it can be read, and every mistake in it; the arguments are those of `experiment_config`.
+
+    Returns:
+        None in place of the config where a value has a wrong type; keys that are none are left out of it.
+    """
+    problems, known = [], {}
+    for section, content in values.items():
+        if section not in SECTIONS:
+            problems.append(f"{section}: there is no such section in {source}{did_you_mean(section, SECTIONS)}")
+        elif not isinstance(content, Mapping):
+            problems.append(f"{section}={content!r} in {source}: expected a mapping of keys to values")
+        else:
+            unknown = [key for key in content if section in _KEYS and key not in _KEYS[section]]
+            problems += [
+                f"{section}.{key}: there is no such key in {source}{did_you_mean(str(key), _KEYS[section])}"
+                for key in unknown
+            ]
+            known[section] = {key: value for key, value in content.items() if key not in unknown}
+    whole = {**known.get("experiment", {}), **{name: known[name] for name in SECTIONS[1:] if name in known}}
+    config, wrong = _validated(ExperimentConfig, whole, source)
+    problems += wrong
+    if config is not None:
+        problems += out_of_range(config.tuning, f" in {source}")
+    return config, problems
+
+
+def wrong_types(tuning: TuningConfig) -> list[str]:
+    """The values of a section ``tuning`` made in Python that are of a wrong type."""
+    return _validated(TuningConfig, asdict(tuning), "", "tuning")[1]
+
+
+def out_of_range(tuning: TuningConfig, where: str = "") -> list[str]:
+    """The numbers of a section ``tuning`` that are too small.
+
+    Args:
+        tuning: the section, of the right types.
+        where: it comes from, for messages.
+    """
+    least = {"n_trials": 1, "workers": 1, "retries": 0}
+    problems = [
+        f"tuning.{key}={value}{where}: expected at least {number}"
+        for key, number in least.items()
+        if (value := getattr(tuning, key)) < number
+    ]
+    return problems + [
+        f"tuning.{key}={value:g}{where}: expected a number above 0, or null"
+        for key in ("heartbeat", "timeout")
+        if (value := getattr(tuning, key)) is not None and not value > 0
+    ]
+
+
+def _validated(
+    kind: type[Kind], values: Mapping[str, Any], source: str, section: str | None = None
+) -> tuple[Kind | None, list[str]]:
+    """The dataclass these values make, else a sentence for each that does not fit."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(values), []
+    except ValidationError as error:
+        return None, [_sentence(detail, source, section) for detail in error.errors()]
+
+
+def _sentence(detail: Any, source: str, section: str | None) -> str:
     place = [str(part) for part in detail["loc"]]
-    if place[0] not in SECTIONS:
+    if section is not None:
+        place = [section, *place]
+    elif place[0] not in SECTIONS:
         place = ["experiment", *place]
     said = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{'.'.join(place)}={detail['input']!r} in {source}: {said}"
+    return f"{'.'.join(place)}={detail['input']!r}{f' in {source}' if source else ''}: {said}"

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, SupportsFloat
+
+from accelerator.errors import UserError
+
+
+class TrainFunctionError(UserError):
+    """The train function gave back, or reported, what is no result."""
 
 
 class TrackerLike(Protocol):
@@ -66,8 +73,17 @@ class TrainingContext:
         Args:
             value: of the primary metric.
             step: how far it is (epochs, usually); later reports have larger ones.
+
+        Raises:
+            TrainFunctionError: the value is NaN: one that is not known yet is not reported.
         """
-        if self._judge is not None and self._judge(float(value), step):
+        number = float(value)
+        if math.isnan(number):
+            raise TrainFunctionError(
+                f"ctx.report(nan, {step}): a study compares what is reported, and NaN compares with nothing; "
+                "expected a number"
+            )
+        if self._judge is not None and self._judge(number, step):
             self._stop = True
 
     @property

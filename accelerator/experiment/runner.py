@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from accelerator.errors import Terminated
+from accelerator.errors import ConfigError, Terminated
 from accelerator.experiment.config import ExperimentConfig
 from accelerator.experiment.frameworks import framework
 from accelerator.experiment.protocols import TrainFunction, TrainingContext, TrainingResult
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from accelerator.experiment.study import StudyResult
     from accelerator.tuning.base import TrialOutcome
 
+ELSEWHERE = "call it from"  # how one comes to another folder, for messages
 FLUSH = 0.25  # seconds between two flushes of what the function logs
 
 
@@ -130,15 +134,18 @@ class Experiment:
         config = replace(self.config, hyperparameters=merged(self.config.hyperparameters, hyperparameters or {}))
         run_dir = run_dir or new_folder()
         recorded = self.recorded(config)
+        if trial is not None:
+            recorded["tracking"]["run_name"] = None  # it is the study's
         if trial is None:  # a study has looked for all of its trials
-            check_store(recorded)
+            with in_own_words():
+                check_store(recorded)
         tools = framework(config.framework)
         device = "cpu" if tools is None else tools.device(config.device)
         if tools is not None:
             tools.limit_memory(config.memory_limit_gb, device)
             tools.seed(config.seed)
         begin = time.perf_counter()
-        with owned(run_dir), Journal(run_dir / JOURNAL, flush_every=FLUSH) as journal:
+        with owned(run_dir, ELSEWHERE), Journal(run_dir / JOURNAL, flush_every=FLUSH) as journal:
             (run_dir / RESULT).unlink(missing_ok=True)
             context = TrainingContext(
                 hyperparameters=config.hyperparameters,
@@ -158,7 +165,7 @@ class Experiment:
                 overrides,
                 parent=None if trial is None else trial.study,
                 kind="run" if trial is None else "trial",
-                name=config.mlflow.run_name or (self.function_name if trial is None else context.trial_id),
+                name=(config.name or self.function_name) if trial is None else trial.name,
             )
             record = RunRecord(recorded, about, run_dir, tracker=tracker)
             with record.kept(journal, {"train_function": self.function_name, "trial": trial and trial.number}):
@@ -210,6 +217,7 @@ class Experiment:
             "tags",
             values={
                 "primary_metric": result.primary_metric_name,
+                "primary_metric.mode": "min" if result.minimize else "max",
                 "epochs_completed": result.epochs_completed,
                 **({"pruned": "true"} if pruned else {}),
             },
@@ -235,11 +243,46 @@ class Trial:
         number: from 0 on.
         study: its study's folder.
         report: tells a value at a step; returns whether to stop.
+        name: in the record.
     """
 
     number: int
     study: Path
     report: Any
+    name: str | None = None
+
+
+@contextmanager
+def in_own_words() -> Iterator[None]:
+    """What is found by what `accelerator train` has in common with this is told by the keys it has here."""
+
+    def reworded(told: logging.LogRecord) -> bool:
+        told.msg, told.args = in_words([told.getMessage()])[0], ()
+        return True
+
+    told_by = logging.getLogger(check_store.__module__)
+    told_by.addFilter(reworded)
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(in_words(error.problems)) from error
+    finally:
+        told_by.removeFilter(reworded)
+
+
+def in_words(problems: Iterable[str]) -> list[str]:
+    """Mistakes in the sections ``tune`` and ``tracking`` as they are in ``tuning`` and ``mlflow``.
+
+    >>> in_words(["tune.trials=0", "set tracking.uri"])
+    ['tuning.n_trials=0', 'set mlflow.uri']
+    """
+    key = r"(?<![\w./])"
+    names = {"tune.trials": "tuning.n_trials", "tracking.experiment": "experiment.name"}
+    names |= {"tune.": "tuning.", "tracking.": "mlflow."}
+    found = list(problems)
+    for theirs, ours in names.items():
+        found = [re.sub(key + re.escape(theirs), ours, problem) for problem in found]
+    return found
 
 
 def merged(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:

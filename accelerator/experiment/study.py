@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 import json
-import re
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from accelerator.errors import ConfigError
-from accelerator.experiment.runner import Experiment, Trial, merged
+from accelerator.errors import ConfigError, Terminated
+from accelerator.experiment.best_config import as_file
+from accelerator.experiment.config import TuningConfig
+from accelerator.experiment.runner import ELSEWHERE, Experiment, Trial, in_own_words, merged
+from accelerator.experiment.study_checks import PRIMARY, check_config, check_same, study_name, with_name
+from accelerator.experiment.train_function import identity
 from accelerator.runtime.checkpoint.operation import write_bytes
 from accelerator.runtime.journal import Journal
-from accelerator.runtime.run_directory import CONFIG, JOURNAL, PLOTS, RESULT, owned
-from accelerator.tracking.difference import difference
+from accelerator.runtime.run_directory import JOURNAL, PLOTS, RESULT, owned
 from accelerator.tracking.fleet import Fleet, FleetTracker, say_dead
 from accelerator.tracking.locations import locate
-from accelerator.tracking.masking import masked
 from accelerator.tracking.record import About, RunRecord, check_store
 from accelerator.tracking.tracker import environment
 from accelerator.tuning import base
-from accelerator.tuning.base import Plan, State, StudyError, TrialOutcome, TrialPruned, best_of, changed_study
+from accelerator.tuning.base import (
+    Plan,
+    State,
+    StudyError,
+    TrialOutcome,
+    TrialPruned,
+    best_of,
+    last_attempts,
+)
+from accelerator.tuning.distributions import brief
 from accelerator.tuning.search_space import SearchSpace
+from accelerator.tuning.study_file import STUDY, write_study
+
+log = logging.getLogger(__name__)
 
 PLACE = "studies"
-PRIMARY = "primary_metric"
 BEST = "best.yaml"
-
-_NAMED = re.compile(r"[\w+-][\w.+-]*")  # not ".."
+DEFAULT_STORAGE = TuningConfig().storage
 
 
 @dataclass
@@ -43,6 +54,7 @@ class StudyResult:
         outcomes: every trial, in order.
         best: the best that ran to its end.
         hyperparameters: the whole set of the best, as the function was given them.
+        metric: what the function calls its primary metric.
         importances: how much each hyperparameter mattered, as shares.
         run_id: of the study's record.
         where: where the record is to be found: labels and what they say.
@@ -52,6 +64,7 @@ class StudyResult:
     outcomes: list[TrialOutcome]
     best: TrialOutcome
     hyperparameters: dict[str, Any]
+    metric: str = PRIMARY
     importances: dict[str, float] = field(default_factory=dict)
     run_id: str | None = None
     where: list[tuple[str, str]] = field(default_factory=list)
@@ -64,18 +77,23 @@ class FunctionStudy:
         experiment: the function and its config.
         overrides: what was typed, for the record.
 
+    Attributes:
+        folder: of the study.
+        outcomes: its trials, as far as it has come.
+
     Raises:
         ConfigError: holds what is wrong with the section ``tuning``.
     """
 
     def __init__(self, experiment: Experiment, overrides: tuple[str, ...] = ()) -> None:
+        check_config(experiment.config, experiment.name)
         self.experiment, self.overrides = experiment, overrides
         self.section = experiment.config.tuning
-        name = self.section.name or re.sub(r"[^\w.+-]+", "-", experiment.name)
-        if not _NAMED.fullmatch(name):
-            raise ConfigError(f"tuning.name={name}: expected letters, digits and . _ + -; it is the name of a folder")
+        name = study_name(experiment.config, experiment.name)
         self.folder = Path(PLACE, name).absolute()
-        self.plan = Plan(
+        self.outcomes: list[TrialOutcome] = []
+        self._metric = PRIMARY
+        self._plan = Plan(
             name,
             SearchSpace.parse(self.section.space, "tuning.space"),
             {PRIMARY: "min" if self.section.direction == "minimize" else "max"},
@@ -85,7 +103,13 @@ class FunctionStudy:
             heartbeat=self.section.heartbeat,
             seed=experiment.config.seed,
             timeout=self.section.timeout,
+            alike={"train function": identity(experiment.function)},
         )
+
+    @property
+    def plan(self) -> Plan:
+        """The plan, with the primary metric called as the function calls it, once a trial has said how."""
+        return replace(self._plan, objectives=dict.fromkeys([self._metric], self._plan.objectives[PRIMARY]))
 
     def run(self, told: Callable[[TrialOutcome], None] = lambda outcome: None) -> StudyResult:
         """Go on from where the study stands to its last trial.
@@ -99,17 +123,19 @@ class FunctionStudy:
             Terminated: a signal stopped the study; the same call goes on with it.
         """
         recorded = self.experiment.recorded(self.experiment.config)
-        check_store(recorded)
-        self._check_same(recorded)
-        with owned(self.folder), Journal(self.folder / JOURNAL) as journal:
-            try:
+        with in_own_words():
+            check_store(recorded)
+            self._check_storage()
+        check_same(self.folder, self._plan, recorded)
+        with owned(self.folder, ELSEWHERE), Journal(self.folder / JOURNAL) as journal:
+            with in_own_words():
                 tuner = self._tuner()
-            except ConfigError as raised:  # the section has another name there
-                problems = [re.sub(r"\btune\.", "tuning.", problem) for problem in raised.problems]
-                raise ConfigError(problems) from raised
-            about = About("tune", recorded, self.overrides, kind="tune", name=f"study {self.plan.name}")
+            self._look(tuner)
+            about = About("tune", recorded, self.overrides, kind="tune", name=f"study {self._plan.name}")
             record = RunRecord(recorded, about, self.folder)
             record.open(journal, {"train_function": self.experiment.function_name})
+            if self.outcomes:
+                log.info("%s", tuner.standing().said(self._plan))
             fleet = None
             if self.experiment.config.mlflow.enabled:
                 fleet = Fleet(self.folder, environment(locate(self.experiment.config.mlflow.uri)))
@@ -131,9 +157,16 @@ class FunctionStudy:
             write_bytes(self.folder / RESULT, json.dumps(as_plain(result), indent=1).encode())
         return result
 
+    def _check_storage(self) -> None:
+        """What cannot be had is told before there is a folder."""
+        if self.section.storage != DEFAULT_STORAGE:
+            from accelerator.tuning.storage import open_storage
+
+            open_storage(self.section.storage, self.folder)
+
     def _tuner(self) -> Any:
         section = self.section
-        options = (self.plan, self.folder, section.storage, _named(section.sampler), _named(section.pruner))
+        options = (self._plan, self.folder, section.storage, with_name(section.sampler), with_name(section.pruner))
         if section.backend == "ray":
             from accelerator.tuning.ray_tuner import RayTuner
 
@@ -142,12 +175,26 @@ class FunctionStudy:
 
         return OptunaTuner(*options)
 
+    def _look(self, tuner: Any, shares: Mapping[str, Mapping[str, float]] | None = None) -> None:
+        """See how far the study is, and tell it in its file."""
+        self.outcomes = [outcome for outcome in tuner.outcomes() if outcome.state is not State.WAITING]
+        for outcome in self.outcomes:
+            self._learn_name(outcome)
+        write_study(self.folder / STUDY, self.plan, self.outcomes, storage=self.section.storage, shares=shares)
+
+    def _learn_name(self, outcome: TrialOutcome) -> None:
+        if self._metric == PRIMARY and outcome.state in (State.COMPLETE, State.PRUNED):
+            with suppress(OSError, ValueError, KeyError):
+                result = json.loads((self.folder / str(outcome.number) / RESULT).read_text())
+                self._metric = str(result["primary_metric_name"])
+
     def _measure(self, tuner: Any, fleet: Fleet | None, journal: Journal, told: Callable[[TrialOutcome], None]) -> None:
         experiment, folder, mode = self.experiment, self.folder, self.section.direction
         tracker = partial(FleetTracker, fleet=fleet)
 
         def objective(trial: base.Trial) -> float:
-            ours = Trial(trial.number, folder, trial.report)
+            tried = " ".join(f"{key}={brief(value)}" for key, value in trial.values.items())
+            ours = Trial(trial.number, folder, trial.report, f"{trial.number}: {tried}")
             outcome = experiment.run(trial.values, run_dir=folder / str(trial.number), trial=ours, tracker=tracker)
             if outcome.result.minimize != (mode == "minimize"):
                 raise ConfigError(
@@ -161,69 +208,58 @@ class FunctionStudy:
         def ended(outcome: TrialOutcome) -> None:
             place = folder / str(outcome.number)
             if outcome.state in (State.FAILED, State.STOPPED) and outcome.error:
-                say_dead(place, place / JOURNAL, outcome.error)
+                say_dead(place, place / JOURNAL, outcome.error, stopped=outcome.state is State.STOPPED)
+            self._learn_name(outcome)
             if outcome.state is State.COMPLETE and outcome.scores:
-                journal.metric(f"trial/{PRIMARY}", outcome.scores[0], outcome.number)
+                journal.metric(f"trial/{self._metric}", outcome.scores[0], outcome.number)
                 journal.flush()
             told(outcome)
 
-        tuner.run(objective, ended)
+        try:
+            tuner.run(objective, ended)
+        except Terminated as stopped:
+            done = f"{tuner.standing().done} of {self._plan.trials} trials are done"
+            stopped.args = (f"{stopped}; {done}; the same command goes on with the study",)
+            raise
+        finally:
+            self._look(tuner)
 
     def _result(self, tuner: Any, journal: Journal) -> StudyResult:
         """Find the best, and leave behind what others go on from."""
-        outcomes = [outcome for outcome in tuner.outcomes() if outcome.state is not State.WAITING]
-        best = best_of(outcomes, self.plan.objectives)
+        outcomes, plan = self.outcomes, self.plan
+        best = best_of(outcomes, plan.objectives)
         if not best:
-            failed = [outcome for outcome in outcomes if outcome.state is State.FAILED]
+            failed = [outcome for outcome in last_attempts(outcomes) if outcome.state is State.FAILED]
             why = f"; trial {failed[0].number}: {failed[0].error}" if failed else ""
             kind = ConfigError if failed and all(outcome.users for outcome in failed) else StudyError
-            raise kind(f"study {self.plan.name}: no trial has run to its end{why}")
+            raise kind(f"study {plan.name}: no trial has run to its end{why}")
         whole = merged(self.experiment.config.hyperparameters, best[0].values)
-        result = StudyResult(self.folder, outcomes, best[0], whole)
+        result = StudyResult(self.folder, outcomes, best[0], whole, self._metric)
         assert best[0].scores is not None
         journal.metrics(
-            {f"best/{PRIMARY}": best[0].scores[0], "best/trial": best[0].number, "trials": len(outcomes)}, 0
+            {f"best/{self._metric}": best[0].scores[0], "best/trial": best[0].number, "trials": len(outcomes)}, 0
         )
-        config = {
-            "experiment": {"name": self.experiment.name, "seed": self.experiment.config.seed},
-            "hyperparameters": whole,
-        }
-        heading = f"# Trial {best[0].number} of study {self.plan.name}: {PRIMARY} {best[0].scores[0]:.5g}\n"
+        heading = f"Trial {best[0].number} of study {plan.name}: {self._metric} {best[0].scores[0]:.5g}"
         path = self.folder / BEST
-        write_bytes(path, (heading + yaml.safe_dump(config, sort_keys=False)).encode())
+        write_bytes(path, as_file(self.experiment, whole, heading).encode())
         journal.event("artifact", path=str(path), artifact_path=None)
         from accelerator.tuning.pictures import draw, importances
 
-        result.importances = importances(tuner.study, [PRIMARY]).get(PRIMARY, {})
+        shares = importances(tuner.study, [self._metric])
+        result.importances = shares.get(self._metric, {})
+        self._look(tuner, shares)
+        journal.event("artifact", path=str(self.folder / STUDY), artifact_path=None)
         journal.metrics({f"importance/{key}": share for key, share in result.importances.items()}, 0)
-        for picture in draw(tuner.study, [PRIMARY], self.folder / PLOTS):
+        for picture in draw(tuner.study, [self._metric], self.folder / PLOTS):
             journal.event("artifact", path=str(picture), artifact_path=PLOTS)
         return result
-
-    def _check_same(self, recorded: Mapping[str, Any]) -> None:
-        """What is the same in all trials decides their values as much as what is tried."""
-        path = self.folder / CONFIG
-        if not path.exists():
-            return
-        before = yaml.safe_load(path.read_text())
-        was, now = ({**config["hyperparameters"], "seed": config["seed"]} for config in (before, masked(recorded)))
-        found = difference(was, now)
-        changed = [f"hyperparameters.{key} was {a}, is now {b}" for key, (a, b) in found["changed"].items()]
-        changed += [f"hyperparameters.{key} is new: {value}" for key, value in found["added"].items()]
-        changed += [f"hyperparameters.{key} was {value}, and is gone" for key, value in found["removed"].items()]
-        if changed:
-            raise ConfigError(changed_study(self.plan.name, changed).replace("tune.name", "tuning.name"))
-
-
-def _named(chosen: str | dict[str, Any]) -> dict[str, Any]:
-    return {"name": chosen} if isinstance(chosen, str) else chosen
 
 
 def as_plain(result: StudyResult) -> dict[str, Any]:
     """A result as the file ``result.json`` holds it."""
     assert result.best.scores is not None
     return {
-        "metrics": {f"best/{PRIMARY}": result.best.scores[0]},
+        "metrics": {f"best/{result.metric}": result.best.scores[0]},
         "best_trial": result.best.number,
         "hyperparameters": result.hyperparameters,
         "importances": result.importances,

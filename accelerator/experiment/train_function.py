@@ -12,14 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from accelerator.errors import AcceleratorError, ConfigError, did_you_mean
-from accelerator.experiment.protocols import TrainFunction, TrainingContext, TrainingResult
+from accelerator.errors import ConfigError, did_you_mean
+from accelerator.experiment.protocols import TrainFunction, TrainFunctionError, TrainingContext, TrainingResult
+from accelerator.utilities.places import where_raised
 
 _EXPECTED = "a train function takes one argument, the TrainingContext, and returns a TrainingResult"
-
-
-class TrainFunctionError(AcceleratorError):
-    """The train function gave back what is no result."""
 
 
 def find_train_function(name: str) -> TrainFunction:
@@ -54,7 +51,7 @@ def check_train_function(function: Any, said: str) -> None:
         ConfigError: it cannot.
     """
     if not callable(function):
-        raise ConfigError(f"{said}: it is a {type(function).__name__}, no function; {_EXPECTED}")
+        raise ConfigError(f"{said}: it is of type {type(function).__name__}, no function; {_EXPECTED}")
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         raise ConfigError(f"{said}: it is a generator or a coroutine; {_EXPECTED}")
     try:
@@ -64,7 +61,9 @@ def check_train_function(function: Any, said: str) -> None:
     try:
         signature.bind(None)
     except TypeError as error:
-        raise ConfigError(f"{said}: it is {function.__name__}{signature}, and {error}; {_EXPECTED}") from error
+        raise ConfigError(
+            f"{said}: {_name(function)}{signature} cannot be called with one argument ({error}); {_EXPECTED}"
+        ) from error
 
 
 def call(function: TrainFunction, context: TrainingContext) -> TrainingResult:
@@ -85,11 +84,32 @@ def call(function: TrainFunction, context: TrainingContext) -> TrainingResult:
         raise
     if os.getpid() != process:
         os._exit(0)
-    name = getattr(function, "__name__", type(function).__name__)
+    name = f"{_name(function)}()"
     if not isinstance(result, TrainingResult):
-        given = "None" if result is None else f"a {type(result).__name__}"
+        given = "None" if result is None else f"what is of type {type(result).__name__}"
         raise TrainFunctionError(f"{name} returned {given}: expected return TrainingResult(primary_metric=…)")
     return _checked(result, name)
+
+
+def identity(function: TrainFunction) -> str:
+    """Which function it is, for telling it from others: by its dotted name as seen from the working directory.
+
+    A function of a file that is neither below it nor installed is told by the file's path. What it does is not looked
+    at: mending it makes no other of it.
+    """
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    place = getattr(module, "__name__", "")
+    if (file := getattr(module, "__file__", None)) is not None:
+        path = Path(file).absolute()
+        if path.is_relative_to(Path.cwd()) and not path.is_relative_to(sys.prefix):
+            place = ".".join(path.relative_to(Path.cwd()).with_suffix("").parts).removesuffix(".__init__")
+        elif not path.is_relative_to(sys.prefix):
+            place = str(path)
+    return f"{place}:{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _checked(result: TrainingResult, name: str) -> TrainingResult:
@@ -132,8 +152,8 @@ def _module(module_name: str, said: str) -> Any:
             raise ConfigError(
                 f"--train-fn {said}: there is no module '{module_name}' here or in this environment{near}"
             ) from error
-        raise ConfigError(f"--train-fn {said}: {module_name} could not be imported: {error}") from error
+        where = where_raised(error)
+        raise ConfigError(f"--train-fn {said}: {module_name} could not be imported: {error} {where}") from error
     except Exception as error:
-        raise ConfigError(
-            f"--train-fn {said}: {module_name} could not be imported: {type(error).__name__}: {error}"
-        ) from error
+        told = f"{type(error).__name__}: {error} {where_raised(error)}".rstrip()
+        raise ConfigError(f"--train-fn {said}: {module_name} could not be imported: {told}") from error

@@ -1,16 +1,10 @@
-"""A trained network made smaller or faster, measured before and after, and left as files.
-
-A method is a component of the kind ``acceleration``. It either gives a network that takes the other's place (`apply`,
-as pruning does), which is saved as a training saves its own; or it makes another file of the exported network
-(`convert`, as quantization does).
-"""
+"""A trained network made smaller or faster, measured before and after, and left as files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -18,6 +12,7 @@ from torch import Tensor, nn
 from accelerator.acceleration.cost import flops_of, parameters_of
 from accelerator.acceleration.surgery import composed, sizes_of
 from accelerator.errors import ConfigError
+from accelerator.runtime.acceleration_method import FileMethod, NetworkMethod, Outcome, Plan
 from accelerator.runtime.checkpoint.average import with_network
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.checkpoint.meta_handler import versions
@@ -25,56 +20,12 @@ from accelerator.runtime.context.build import told_as
 from accelerator.runtime.context.component import build
 from accelerator.runtime.context.context import Context
 from accelerator.runtime.loaded import loaded_context, measure
+from accelerator.runtime.quantized import FilePlan
 from accelerator.runtime.run_directory import CHECKPOINTS
 from accelerator.runtime.start import Start, start_of
 from accelerator.runtime.trained import load_finest
 
 _TRACED = 8  # samples of the batch a network is traced with
-
-
-@runtime_checkable
-class NetworkMethod(Protocol):
-    """Gives a network that takes a trained one's place."""
-
-    def apply(self, network: nn.Module, example_input: Tensor) -> nn.Module:
-        """The other network: of the same modules, with the same inputs and outputs; the one given is left as it is."""
-        ...
-
-
-@runtime_checkable
-class FileMethod(Protocol):
-    """Makes another file of a trained network that was exported to ONNX."""
-
-    samples: int
-
-    def convert(self, onnx_model: bytes, calibration: Tensor, root: str = "") -> bytes:
-        """The other file; see `accelerator.acceleration.quantization.Quantize`."""
-        ...
-
-
-@dataclass
-class Outcome:
-    """What came of it.
-
-    Attributes:
-        metrics: afterwards, and under ``before/…`` those of what it was made of.
-        rows: labelled lines to print.
-        best: the checkpoint that was written, if any.
-        files: others, for the record.
-    """
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    rows: list[tuple[str, str]] = field(default_factory=list)
-    best: Path | None = None
-    files: list[Path] = field(default_factory=list)
-
-
-class Plan(Protocol):
-    """Everything that can fail of the config has been done; what is left is to measure and to write."""
-
-    def carry_out(self, run_dir: Path) -> Outcome:
-        """Measure, and write into the run's folder."""
-        ...
 
 
 def plan(config: Mapping[str, Any]) -> Plan:
@@ -92,8 +43,6 @@ def plan(config: Mapping[str, Any]) -> Plan:
     if isinstance(method, NetworkMethod):
         return _NetworkPlan(config, method)
     if isinstance(method, FileMethod):
-        from accelerator.runtime.quantized import FilePlan
-
         return FilePlan(config, method)
     raise ConfigError(
         f"acceleration: a {type(method).__name__} has neither apply(network, example_input) nor "

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from accelerator.errors import ConfigError
+from accelerator.runtime.acceleration_method import FileMethod, Outcome
 from accelerator.runtime.checkpoint.operation import write_bytes
 from accelerator.runtime.context.build import objective_of, told_as
 from accelerator.runtime.context.component import build
@@ -24,9 +25,6 @@ from accelerator.runtime.data.splits import Split, as_splits, first_inputs
 from accelerator.runtime.export import ExportError, export_model
 from accelerator.runtime.metrics import Average, build_metrics
 from accelerator.runtime.trained import checkpoint_of, load_finest, model_of, recipe_of
-
-if TYPE_CHECKING:
-    from accelerator.runtime.accelerated import FileMethod, Outcome
 
 BEFORE, AFTER = "model.fp32.onnx", "model.int8.onnx"
 BATCHES = (1, 64)
@@ -69,7 +67,6 @@ class FilePlan:
 
     def carry_out(self, run_dir: Path) -> Outcome:
         """Write both, and compare what they predict, how large they are and how long they take."""
-        from accelerator.runtime.accelerated import Outcome
 
         files = {BEFORE: self.before, AFTER: self.after}
         for name, data in files.items():

@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import time
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +31,7 @@ from accelerator.runtime.run_directory import CHECKPOINTS, ERROR, JOURNAL, RESUL
 from accelerator.runtime.signals import stop_on_signals
 from accelerator.runtime.start import Start, start_again, start_of
 from accelerator.utilities import distributed
+from accelerator.utilities.places import where_raised
 
 _POSITIVE = (
     ("trainer", "accumulate"),
@@ -86,11 +86,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: holds every mistake found.
     """
-    for name in config["imports"]:
-        try:
-            importlib.import_module(name)
-        except Exception as error:
-            raise ConfigError(_not_imported(name, error)) from error
+    import_modules(config["imports"])
     imports = tuple(config["imports"])
     offered = ("memory_limit_gb", "input_shape", "output_shape", "num_classes", "params")
     problems = []
@@ -118,17 +114,27 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ConfigError(problems)
 
 
+def import_modules(names: Iterable[str]) -> None:
+    """Import the user's own modules: what they register then has a name.
+
+    Raises:
+        ConfigError: one of them fails.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ConfigError(_not_imported(name, error)) from error
+
+
 def _not_imported(name: str, error: Exception) -> str:
     """Why one of the imports failed: at its root, where it is another module that fails."""
-    told = f"imports: {name} could not be imported: {type(error).__name__}: {error}"
+    said = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+    told = f"imports: {name} could not be imported: {said}"
     if isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0]:
         here = [path.stem for path in Path.cwd().iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
         return f"{told}{did_you_mean(name, here, show=0)}; it is looked for in {Path.cwd()} and in what is installed"
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    where = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in where if "importlib" not in frame.filename and frame.filename != __file__]
-    return f"{told} ({own[-1].filename}, line {own[-1].lineno})" if own else told
+    return f"{told} {where_raised(error)}".rstrip()
 
 
 def _check_named(kind: str, sections: Mapping[str, Any], key: str, imports: tuple[str, ...]) -> list[str]:

@@ -22,8 +22,12 @@ LOCK = ".lock"
 
 
 @contextmanager
-def owned(directory: Path) -> Iterator[Path]:
+def owned(directory: Path, choose: str = "set hydra.run.dir to") -> Iterator[Path]:
     """Make the folder if need be, and keep every other run out of it while inside.
+
+    Args:
+        directory: the folder.
+        choose: how one comes to another folder, for messages.
 
     Raises:
         RunDirectoryError: it cannot be written, or another run owns it (named by process and machine).
@@ -36,13 +40,13 @@ def owned(directory: Path) -> Iterator[Path]:
         owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
     except Timeout as error:
         raise RunDirectoryError(
-            f"{directory} is in use by {_describe(owner)}; wait for it, stop it, or set hydra.run.dir to another folder"
+            f"{directory} is in use by {_describe(owner)}; wait for it, stop it, or {choose} another folder"
         ) from error
     except (OSError, NotImplementedError) as error:
         lock.release()
         reason = error.strerror if isinstance(error, OSError) else error
         raise RunDirectoryError(
-            f"cannot write the run directory {directory}: {reason}; set hydra.run.dir to a folder you may write to"
+            f"cannot write the run directory {directory}: {reason}; {choose} a folder you may write to"
         ) from error
     try:
         yield directory

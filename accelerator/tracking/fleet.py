@@ -133,12 +133,19 @@ class FleetTracker(Tracker):
         return self._result
 
 
-def say_dead(run_dir: Path, journal: Path, why: str) -> None:
-    """Say in its stead how a run ended whose process died."""
+def say_dead(run_dir: Path, journal: Path, why: str, *, stopped: bool = False) -> None:
+    """Say in its stead how a run ended whose process died.
+
+    Args:
+        run_dir: of the run.
+        journal: of the run.
+        why: it died.
+        stopped: its study was stopped, and it with it: it has not failed.
+    """
     if (run_dir / spool.SETTINGS).exists() and journal.exists():
         with Journal(journal) as written:
-            written.event("tags", values={"error": why, "trial.state": "failed"})
-            written.event("status", value="FAILED")
+            written.event("tags", values={"error": why, "trial.state": "stopped" if stopped else "failed"})
+            written.event("status", value="KILLED" if stopped else "FAILED")
 
 
 # A SQLite file has one writer at a time: who waits for it here does not wait for it there, where waiting is polling.

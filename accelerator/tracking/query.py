@@ -87,8 +87,18 @@ class StoredRun:
     @property
     def monitor(self) -> tuple[str, str] | None:
         """The metric it was rated by, and ``min`` or ``max``."""
-        metric = self.params.get("checkpoint.monitor")
-        return (metric, self.params.get("checkpoint.mode", "min")) if metric else None
+        if metric := self.params.get("checkpoint.monitor"):
+            return metric, self.params.get("checkpoint.mode", "min")
+        metric = self.tags.get("primary_metric")  # of a train function
+        return (metric, self.tags.get("primary_metric.mode", "min")) if metric else None
+
+    def rated(self, metric: str) -> float | None:
+        """A metric of its best checkpoint, where the record has it, else its last value.
+
+        A whole has the best of its parts on record: it is none of them.
+        """
+        last = self.metrics.get(metric)
+        return last if self.is_whole else self.metrics.get(f"best/{metric}", last)
 
     @property
     def folder(self) -> Path | None:

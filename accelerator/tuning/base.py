@@ -58,6 +58,7 @@ class Plan:
         heartbeat: seconds between two signs of life; a process that gives none twice is ended. None: never.
         seed: of what is drawn at random; None: another one each time.
         timeout: seconds after which no new trial begins; None: there is no such time.
+        alike: what else has to be the same for trials to compare: what it is called, and what it is.
     """
 
     name: str
@@ -69,6 +70,12 @@ class Plan:
     heartbeat: float | None = 60.0
     seed: int | None = 0
     timeout: float | None = None
+    alike: Mapping[str, str] = field(default_factory=dict)
+
+    def described(self) -> dict[str, dict[str, str]]:
+        """What makes it this study and no other, in words; see `differences`."""
+        said = {"space": self.space.described(), "objectives": dict(self.objectives)}
+        return {**said, "alike": dict(self.alike)} if self.alike else said
 
 
 class Trial(Protocol):
@@ -183,16 +190,62 @@ def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How far a study is. Its points are counted, not the attempts at them.
+
+    Attributes:
+        done: points that are measured: to the end, or as far as it was worth.
+        stopped: numbers of the trials that are tried again because the study was stopped while they ran.
+        failed: numbers of the failed trials that are tried again because the plan asks for more points than are done.
+    """
+
+    done: int
+    stopped: list[int]
+    failed: list[int]
+
+    @classmethod
+    def of(cls, outcomes: Sequence[TrialOutcome], plan: Plan) -> Standing:
+        """What there is to go on from: failed trials take nothing of the plan's number."""
+        last = last_attempts(outcomes)
+        done = sum(outcome.state in (State.COMPLETE, State.PRUNED) for outcome in last)
+        stopped = [outcome.number for outcome in last if outcome.state in (State.STOPPED, State.RUNNING)]
+        failed = [outcome.number for outcome in last if outcome.state is State.FAILED]
+        return cls(done, stopped, failed[: max(0, plan.trials - done - len(stopped))])
+
+    def said(self, plan: Plan) -> str:
+        """The same in a sentence."""
+        over = self.done >= plan.trials
+        parts = [
+            f"{self.done} {'trial is' if self.done == 1 else 'trials are'} done"
+            + (f", and {plan.trials} asked for" if over else f"; going on to {plan.trials}")
+        ]
+        for numbers, became in ((self.stopped, "stopped"), (self.failed, "failed")):
+            if numbers:
+                one = len(numbers) == 1
+                parts.append(f"{len(numbers)} {became} before and {'is' if one else 'are'} tried again")
+        return f"study {plan.name}: {'; '.join(parts)}"
+
+
 def differences(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
     """What of a study's space and objectives is another than it was, a sentence each."""
     found = []
-    for part, what in (("space", "is tried"), ("objectives", "is the aim")):
+    for part, what in (("space", "is tried"), ("objectives", "is the aim"), ("alike", "is given")):
+        if part == "alike" and part not in before:  # an older study does not tell
+            continue
         old, new = before.get(part, {}), now.get(part, {})
         for key in dict.fromkeys([*old, *new]):
             if old.get(key) != new.get(key):
                 was = f"was {old[key]}" if key in old else "was not there"
                 found.append(f"{key} {was}, {f'is now {new[key]}' if key in new else f'no longer {what}'}")
     return found
+
+
+def last_attempts(outcomes: Sequence[TrialOutcome]) -> list[TrialOutcome]:
+    """Of each point that was tried the newest attempt that has begun."""
+    begun = [outcome for outcome in outcomes if outcome.state is not State.WAITING]
+    retried = {outcome.retry_of for outcome in begun}
+    return [outcome for outcome in begun if outcome.number not in retried]
 
 
 def changed_study(name: str, changed: list[str]) -> str:

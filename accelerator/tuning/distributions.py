@@ -179,6 +179,11 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def brief(value: Any) -> str:
+    """A value in a few characters."""
+    return f"{value:.4g}" if isinstance(value, float) else shown(value)
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two values are equal and of one kind: 1, 1.0 and true are three different ones."""
     if isinstance(one, Sequence) and not isinstance(one, str) and isinstance(other, Sequence):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerator.errors import ConfigError, Terminated
-from accelerator.tuning.base import Objective, Plan, State, TrialOutcome, changed_study, differences
+from accelerator.tuning.base import Objective, Plan, Standing, State, TrialOutcome, changed_study, differences
 from accelerator.tuning.choosing import GRID, GRID_POINTS, make_pruner, make_sampler, quiet, require_optuna
 from accelerator.tuning.distributions import Choice, Integer
 from accelerator.tuning.search_space import Parameter
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from optuna.trial import Trial as OptunaTrial
 
 
+DESCRIBED = "study"  # user attribute of a study: `Plan.described`
 SECONDS = "seconds"  # user attribute of a trial that began later than it was asked for: how long it took
 
 
@@ -87,11 +88,10 @@ class OptunaTuner:
                     study_name=plan.name, storage=opened, sampler=chosen, pruner=watching, directions=directions
                 )
             )
-        described = {"space": plan.space.described(), "objectives": dict(plan.objectives)}
         if not known:
-            study.set_user_attr("study", described)
+            study.set_user_attr(DESCRIBED, plan.described())
             return study
-        self._check_same(study, described)
+        self._check_same(study, plan.described())
         done = len(study.get_trials(deepcopy=False))
         if done and plan.seed is not None:
             # The same seed again would draw the same points again.
@@ -99,7 +99,7 @@ class OptunaTuner:
         return study
 
     def _check_same(self, study: Study, now: Mapping[str, Mapping[str, str]]) -> None:
-        before = study.user_attrs.get("study")
+        before = study.user_attrs.get(DESCRIBED)
         if before is None:
             raise ConfigError(
                 f"tune.storage: the study '{self.plan.name}' in it is not one of accelerator tune; choose another "
@@ -134,7 +134,7 @@ class OptunaTuner:
                         if isinstance(said, Report):
                             worker.send(self._report(assignment.number, said))
                         else:
-                            if asked and said.died:  # of our asking: it was not training
+                            if asked and (said.died or said.state is State.STOPPED):  # of our asking
                                 said = Ending(State.STOPPED, error=f"stopped by {asked[0]}")
                             told(self._tell(assignment.number, said))
             kill = False
@@ -156,17 +156,21 @@ class OptunaTuner:
 
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
+    def standing(self) -> Standing:
+        """How far the study is, and what of it `run` tries again."""
+        return Standing.of(self.outcomes(), self.plan)
+
     def _recover(self) -> None:
         """After an earlier part of the study: what it left running is over, and what is to be tried again is queued."""
         from optuna.trial import TrialState
 
-        trials = self.study.get_trials(deepcopy=False)
-        retried = {trial.user_attrs.get("retry_of") for trial in trials}
-        for trial in trials:
-            if trial.state is TrialState.RUNNING:
-                self._fail(trial, "the study was killed while it ran", again="stopped")
-            elif trial.user_attrs.get("again") and trial.state is TrialState.FAIL and trial.number not in retried:
-                self._again(trial)
+        trials, standing = self.study.get_trials(deepcopy=False), self.standing()
+        queued = {trial.user_attrs.get("retry_of") for trial in trials}
+        for number in [*standing.stopped, *standing.failed]:
+            if trials[number].state is TrialState.RUNNING:
+                self._fail(trials[number], "the study was killed while it ran", again="stopped")
+            elif number not in queued:
+                self._again(trials[number])
 
     def _grid(self) -> Iterator[dict[str, Any]] | None:
         """What a grid has left; None for a sampler that has no end."""
@@ -216,12 +220,15 @@ class OptunaTuner:
         return self._outcome(told)
 
     def _may_retry(self, trial: FrozenTrial, ending: Ending) -> bool:
-        """Whether a process that died is a reason to try once more; that a study was stopped counts for nothing."""
+        """Whether a process that died is a reason to try once more.
+
+        That the study was stopped counts for nothing, and neither does what an earlier part of it had given up.
+        """
         attempts = 0
         trials = self.study.get_trials(deepcopy=False)
-        while (before := trial.user_attrs.get("retry_of")) is not None:
+        while (before := trial.user_attrs.get("retry_of")) is not None and "again" in trials[before].user_attrs:
             trial = trials[before]
-            attempts += trial.user_attrs.get("again") == "died"
+            attempts += trial.user_attrs["again"] == "died"
         return ending.died and attempts < self.plan.retries
 
     def _fail(self, trial: FrozenTrial, error: str, *, again: str | None, users: bool = False) -> FrozenTrial:

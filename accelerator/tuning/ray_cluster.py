@@ -9,25 +9,21 @@ from __future__ import annotations
 import logging
 import math
 import os
-import secrets
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from accelerator.errors import ConfigError
+from accelerator.tuning.ray_settings import folder, token_environment
 
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE = 128 * 1024**2  # bytes of shared memory; trials exchange numbers
 CONNECT = 5.0  # seconds to wait for an answer of a cluster
 TRIES = 4  # to join it, a second each
-LONGEST = 40  # characters of a folder below which the paths of Ray's sockets are not too long for the system
 SHARES = 10_000  # a GPU is shared in pieces no smaller than this part of it
 
 SETTINGS = {
@@ -45,8 +41,6 @@ SETTINGS = {
 REMEDY = "start one with 'ray start --head', or leave the address out for a cluster of the study's own"
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # RFC 9113, 3.4, which gRPC speaks
 _SETTINGS_FRAME = b"\x04"
-
-_token = ""  # Ray reads it once in a process
 
 
 def require_ray(address: str | None = None) -> None:
@@ -112,19 +106,15 @@ def cluster(
 
 @contextmanager
 def _started(cpus: int) -> Iterator[None]:
-    global _token
     import ray
     from ray._private import services
 
-    place = Path(tempfile.mkdtemp(prefix="ray-", dir=None if len(tempfile.gettempdir()) <= LONGEST else "/tmp"))  # noqa: S108
-    _token = _token or secrets.token_hex(32)
-    token = {} if {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"} & os.environ.keys() else {"RAY_AUTH_TOKEN": _token}
     # `ray.init` puts an address that other machines reach in the place of the loopback's.
     at_home = patch("ray._private.services.resolve_ip_for_localhost", lambda host: host)
     # A signal to the job's process group is for the study, which ends its cluster when its trials have saved.
     apart = patch("ray._private.services.ConsolePopen", partial(services.ConsolePopen, process_group=0))
-    try:
-        with patch.dict(os.environ, token):
+    with folder() as place, patch.dict(os.environ, token_environment()):
+        try:
             with at_home, apart:
                 ray.init(
                     address="local",
@@ -137,9 +127,15 @@ def _started(cpus: int) -> Iterator[None]:
                     _temp_dir=str(place),
                 )
             yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(place, ignore_errors=True)
+        finally:
+            ray.shutdown()
+
+
+def leave() -> None:
+    """End what ``hydra/launcher=ray`` has begun; what its jobs have printed is shown first."""
+    import ray
+
+    ray.shutdown(_exiting_interpreter=True)  # which waits for the last lines, as Ray does when Python ends
 
 
 def _connect(address: str) -> None:

@@ -84,19 +84,29 @@ class SearchSpace:
         Raises:
             ConfigError: holds every mistake found.
         """
+        space, problems = cls.read(written, where)
+        if problems:
+            raise ConfigError(problems)
+        return space
+
+    @classmethod
+    def read(cls, written: Mapping[str, Any] | None, where: str = "tune.space") -> tuple[SearchSpace, list[str]]:
+        """What can be read of a space, and every mistake found, so that what is left can be looked at too.
+
+        Args:
+            written: as it stands in YAML.
+            where: its place in the config, for messages.
+        """
         if not written:
-            raise ConfigError(
-                f"{where} is empty: say what to try, such as '{where}.optimizer.lr={{log_uniform:[1e-4,1e-1]}}', "
-                "or choose a file of configs/tune/ with tune=<name>"
-            )
+            return cls(()), [_nothing_to_try(where)]
         problems: list[str] = []
         found = _read(written, where, {}, problems)
         problems += _conditions(found, where, problems)
         if not problems:
             problems += _twice(found, where)
         if problems:
-            raise ConfigError(problems)
-        return cls(tuple(_ordered(_named(found))))
+            return cls(tuple(_named([parameter for parameter in found if not parameter.when]))), problems
+        return cls(tuple(_ordered(_named(found)))), []
 
     def suggest(self, draw: Callable[[Parameter], Any]) -> dict[str, Any]:
         """One point: what ``draw`` gives for each parameter that applies.
@@ -159,6 +169,15 @@ class SearchSpace:
     def described(self) -> dict[str, str]:
         """Each parameter in words, to show and to compare: two spaces are the same if these are."""
         return {parameter.name: str(parameter) for parameter in self.parameters}
+
+
+def _nothing_to_try(where: str) -> str:
+    if where != "tune.space":
+        return f"{where} is empty: say what to try, such as '{where}.lr={{log_uniform: [1e-4, 1e-1]}}'"
+    return (
+        f"{where} is empty: say what to try, such as '{where}.optimizer.lr={{log_uniform:[1e-4,1e-1]}}', "
+        "or choose a file of configs/tune/ with tune=<name>"
+    )
 
 
 def _read(node: Mapping[str, Any], where: str, when: Condition, problems: list[str]) -> list[Parameter]:

@@ -17,15 +17,17 @@ from accelerator.runtime.journal import truncate
 
 JOURNAL = "journal"
 JOURNAL_FILE = "study.journal"
+DATABASES = ("sqlite:///", "postgresql://", "mysql://", "mariadb://", "oracle://", "mssql://")
 DATABASE_SECONDS = 60.0  # to wait for another process that writes
 
 
-def open_storage(storage: str, folder: Path) -> BaseStorage:
+def open_storage(storage: str, folder: Path, key: str = "tune.storage") -> BaseStorage:
     """Open a storage, making it where there is none.
 
     Args:
         storage: ``journal``: a file in the study's folder; ``sqlite:///<file>`` or any other URL SQLAlchemy knows.
         folder: the study's.
+        key: that it was set with, for messages.
 
     Raises:
         ConfigError: it cannot be opened.
@@ -33,19 +35,21 @@ def open_storage(storage: str, folder: Path) -> BaseStorage:
     if storage == JOURNAL:
         return open_journal(folder / JOURNAL_FILE)
     if "://" not in storage:
-        raise ConfigError(
-            f"tune.storage={storage}: expected journal, or the URL of a database such as sqlite:///study.db"
-        )
+        raise ConfigError(f"{key}={storage}: expected journal, or the URL of a database such as sqlite:///study.db")
     from sqlalchemy import event
     from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-    shown = "tune.storage"
+    shown = key
     try:
         url = make_url(storage)
-        shown = f"tune.storage={url.render_as_string(hide_password=True)}"
+        shown = f"{key}={url.render_as_string(hide_password=True)}"
         sqlite = url.get_backend_name() == "sqlite"
         opened = RDBStorage(storage, {"connect_args": {"timeout": DATABASE_SECONDS}} if sqlite else None)
+    except (NoSuchModuleError, ArgumentError) as error:
+        raise ConfigError(
+            f"{shown}: no such database is known; expected journal, or a URL that begins with {', '.join(DATABASES)}"
+        ) from error
     except (SQLAlchemyError, ImportError, RuntimeError) as error:
         raise ConfigError(f"{shown}: {str(error).splitlines()[0]}") from error
     if sqlite:

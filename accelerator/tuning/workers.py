@@ -76,8 +76,11 @@ class AssignedTrial:
 
     def report(self, value: float, step: int) -> bool:
         """See `accelerator.tuning.base.Trial`."""
-        self._send(Report(float(value), int(step)))
-        self.should_stop = bool(self._receive())
+        try:
+            self._send(Report(float(value), int(step)))
+            self.should_stop = bool(self._receive())
+        except (EOFError, OSError):  # nobody drives the study any more: `_live` has the training saved and ended
+            return False
         return self.should_stop
 
 
@@ -312,7 +315,8 @@ def measured(objective: Objective, trial: AssignedTrial) -> Ending:
     except TrialPruned:
         return Ending(State.PRUNED)
     except Terminated as error:
-        return Ending(State.STOPPED, error=str(error))
+        # A training's own message tells how to go on with it alone; the study tries it again itself.
+        return Ending(State.STOPPED, error=f"stopped by {error.signal_name}")
     except (Exception, SystemExit) as error:
         text = f"{type(error).__name__}: {error}" if not isinstance(error, AcceleratorError) else str(error)
         if not isinstance(error, AcceleratorError):

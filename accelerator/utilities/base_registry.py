@@ -17,6 +17,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypeGuard, TypeVar
 
 from accelerator.errors import ConfigError, did_you_mean
+from accelerator.utilities.places import where_defined
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -61,9 +62,8 @@ class Registry:
         """
         known = self._members.get(name)
         if known is not None and _path(known) != _path(target):
-            raise ConfigError(
-                f"two {self.kind} components are called '{name}': {_path(known)} and {_path(target)}; rename one"
-            )
+            places = " and ".join(each if isinstance(each, str) else where_defined(each) for each in (known, target))
+            raise ConfigError(f"two {self.kind} components are called '{name}': {places}; rename one")
         self._members[name] = target
 
     def names(self) -> list[str]:

@@ -16,7 +16,13 @@ class VectorizedBasicLauncher(BasicLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """See Hydra's own."""
+        from accelerator.cli.sweep import SweepRecord
+
         assert self.config is not None
+        assert self.hydra_context is not None
+        for callback in self.hydra_context.callbacks.callbacks:
+            if isinstance(callback, SweepRecord):
+                callback.plan(job_overrides, initial_job_idx)
         # A number below 1 is told by each job's check of its config.
         if (self.config.sweep.vectorize or 0) < 2 or getattr(self.task_function, "__name__", "") != "train":
             return super().launch(job_overrides, initial_job_idx)

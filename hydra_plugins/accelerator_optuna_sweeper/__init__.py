@@ -5,7 +5,8 @@ Hydra imports this module at each start, to see what is in it: what it needs is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ with suppress(ImportError):  # the extra `tune`
     from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 
     JOURNAL = "journal:///"
+    SECTION = "hydra.sweeper"
 
     class PersistentOptunaSweeper(OptunaSweeper):
         """Chooses the jobs of a sweep one after the other, and keeps the study on a storage of `accelerator tune`.
@@ -34,12 +36,13 @@ with suppress(ImportError):  # the extra `tune`
 
             from accelerator.tuning.storage import open_journal, open_storage
 
+            _check(storage, direction, options)
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             opened: Any = None
             if storage is not None and storage.startswith(JOURNAL):
                 opened = open_journal(storage.removeprefix(JOURNAL))
             elif storage is not None:
-                opened = open_storage(storage, Path())
+                opened = open_storage(storage, Path(), f"{SECTION}.storage")
             super().__init__(storage=opened, direction=direction, **options)
 
         def setup(self, *, config: DictConfig, **others: Any) -> None:
@@ -57,7 +60,59 @@ with suppress(ImportError):  # the extra `tune`
             params = self.sweeper.params or {}
             kept: Any = {key: value for key, value in params.items() if key not in keys}
             self.sweeper.params = DictConfig(kept)
+            name, before = self.sweeper.study_name, self._ended()
+            if before:
+                print(f"going on with study {name}: {before} trials done", flush=True)
             super().sweep(typed)
+            if before and len((study := self._study()).directions) == 1:
+                params = shlex.join(f"{key}={value}" for key, value in study.best_trial.params.items())
+                print(f"best of all {self._ended()} trials of study {name}: {study.best_value:.5g} with {params}")
+
+        def _ended(self) -> int:
+            """How many trials the study has already had."""
+            study = self._study()
+            return 0 if study is None else sum(trial.state.is_finished() for trial in study.trials)
+
+        def _study(self) -> Any:
+            """The study as it is kept; None if there is none yet, or it is not kept."""
+            import optuna
+
+            if self.sweeper.storage is None:
+                return None
+            with suppress(KeyError):
+                return optuna.load_study(study_name=self.sweeper.study_name, storage=self.sweeper.storage)
+
+    def _check(storage: Any, direction: Any, options: Mapping[str, Any]) -> None:
+        """See that the options are what the sweeper can use; it would fail of them in the middle of its work.
+
+        Raises:
+            ConfigError: holds every mistake found.
+        """
+        from accelerator.errors import ConfigError
+
+        problems = []
+        if not isinstance(sampler := options.get("sampler"), Mapping):
+            problems.append(
+                f"{SECTION}.sampler={sampler}: the sampler is an option of a group: hydra/sweeper/sampler=tpe "
+                f"(or random, grid, cmaes, …), and its arguments are keys, {SECTION}.sampler.seed=0"
+            )
+        problems += [
+            f"{SECTION}.{key}={value}: expected a whole number, at least 1"
+            for key in ("n_trials", "n_jobs")
+            if not isinstance(value := options.get(key), int) or value < 1
+        ]
+        problems += [
+            f"{SECTION}.direction={one}: expected minimize or maximize, or null for checkpoint.mode"
+            for one in ([direction] if direction is None or isinstance(direction, str) else direction)
+            if one not in (None, "minimize", "maximize")
+        ]
+        if storage is not None and "://" not in str(storage):
+            problems.append(
+                f"{SECTION}.storage={storage}: expected {JOURNAL}<file>, the URL of a database such as "
+                "sqlite:///sweeps.db, or null"
+            )
+        if problems:
+            raise ConfigError(problems)
 
     class _Opening:
         """A launcher whose jobs may set keys of open sections that are new."""

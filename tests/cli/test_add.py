@@ -163,10 +163,32 @@ def test_imports_are_added_to_without_a_word_of_the_file_being_lost(workplace, c
     file.write_text("# @package _global_\nseed: 3 # of mine\nimports: [other] # what I need\n")
     assert main(["add", "loss", "cubic"]) == 0
     assert file.read_text() == "# @package _global_\nseed: 3 # of mine\nimports: [other, mine] # what I need\n"
-    file.write_text("# @package _global_\nimports:\n  - other\n")
+    file.write_text("# @package _global_\nimports: # mine\n  - other # why\nseed: 3\n")
+    assert main(["add", "loss", "cubic"]) == 0
+    assert file.read_text() == "# @package _global_\nimports: # mine\n  - other # why\n  - mine\nseed: 3\n"
+    file.write_text("# @package _global_\nimports: [\n  other]\n")
     message = errors(capsys, "add", "loss", "power", "--target", "mine.py:Cubic")
     assert "configs/project/default.yaml: add 'mine' to its imports" in message
     assert not (workplace / "configs/training_components/loss/power.yaml").exists()
+
+
+def test_a_component_registered_with_a_hyphen_has_it_in_its_option(workplace):
+    (workplace / "mine.py").write_text(MINE.replace('"cubic"', '"my-loss"'))
+    assert main(["add", "loss", "my-loss"]) == 0
+    assert config(workplace / "configs/training_components/loss/my-loss") == {"name": "my-loss", "scale": 1.0}
+    assert main(["add", "experiment", "mine", "loss=my-loss", "loss.scale=2"]) == 0
+
+
+@pytest.mark.parametrize("arguments", [["add", "loss", "xx", "--new"], ["add", "--sync"], ["configure", "model=mlp"]])
+def test_a_folder_inside_a_project_does_not_become_another(workplace, capsys, monkeypatch, arguments):
+    assert main(["add", "loss", "huber"]) == 0
+    (workplace / "note books/a").mkdir(parents=True)
+    monkeypatch.chdir(workplace / "note books/a")
+    said = f"this folder is inside the project {workplace}: cd ../.. first; accelerator init begins another one here"
+    assert said in errors(capsys, *arguments)
+    assert list((workplace / "note books/a").iterdir()) == []
+    assert main(["init"]) == 0
+    assert main(["add", "loss", "xx", "--new"]) == 0
 
 
 def test_nothing_is_overwritten_without_force(workplace, capsys):
@@ -203,9 +225,17 @@ def test_trust_imports_what_only_exists_at_run_time(workplace, capsys):
     [
         (["los", "mse"], "there is no kind of component 'los' — did you mean 'loss'?"),
         (["loss", "mes"], "there is no loss 'mes' — did you mean 'mse'"),
+        (["scheduler", "cosin"], "there is no scheduler 'cosin' — did you mean 'cosine'?"),
+        (["scheduler", "zz"], "there is no scheduler 'zz' — choose from: ChainedScheduler, ConstantLR, "),
+        (["optimizer", "LBFGS"], "torch.optim.lbfgs:LBFGS needs a closure that computes the loss anew in each step"),
+        (["optimizer", "x", "--target", "torch.nn.MSELoss"], "it does not derive from torch.optim.Optimizer"),
+        (["loss", "x", "--target", "torch.optim.Adam"], "adam:Adam is of the kind 'optimizer', and no loss"),
+        (["experiment", "x", "loss=mae", "loss.weigth=3"], "loss.weigth: 'mae' has no such argument"),
+        (["experiment", "x", "trainer.max_epochs=-3"], "trainer.max_epochs=-3: expected at least 1"),
+        (["experiment", "x", "data=custom"], "data._target_ is required: set data._target_="),
         (["optimizer", "AdmaW"], "there is no optimizer 'AdmaW' — did you mean 'AdamW'"),
         (["loss"], "which loss? accelerator add loss NAME"),
-        (["loss", "a-b"], "'a-b' cannot be the name of a loss"),
+        (["loss", "a-b"], "'a-b' cannot be the name of a loss — 'a_b' can: letters, digits and underscores"),
         (["loss", "class"], "'class' cannot be the name of a loss"),
         (["loss", "mse", "more"], "'more' is one argument too many"),
         (["loss", "x", "--target", "torch.nn.SmoothL1Los"], "— did you mean 'SmoothL1Loss'"),
@@ -220,7 +250,9 @@ def test_trust_imports_what_only_exists_at_run_time(workplace, capsys):
         (["loss", "x", "--target", "torch.nn.functional.torch.load"], "is not among what a config may build from"),
         (["loss", "x", "--new", "--target", "a.b"], "--new begins a component, --target names one that is there"),
         (["loss", "x", "--new", "--trust"], "--trust does not go with the rest"),
-        (["--sync", "loss"], "--sync is about all kinds: leave out 'loss'"),
+        (["--sync", "los"], "there is no kind of component 'los' — did you mean 'loss'?"),
+        (["--sync", "loss", "mse", "more"], "'more' is one argument too many: accelerator add --sync KIND NAME"),
+        (["--index", "loss"], "--index is about all kinds: leave out 'loss'"),
         (["engine", "x", "--new"], "a engine is written by hand"),
         (["experiment", "x", "modle=mlp"], "modle=mlp: there is no key 'modle' — did you mean 'model'?"),
         (["experiment", "x", "model"], "'model' is no override: write key=value, or group=option"),
@@ -261,6 +293,38 @@ def test_an_experiment_is_what_was_typed(workplace):
         "tracking": {"tags": {"a": "012", "b": "no"}},
     }
     assert not (workplace / "configs/.generated.json").exists(), "the user's own words are nothing generated"
+
+
+def test_an_experiment_knows_what_the_project_registers_and_tells_of_no_import_that_is_well(workplace, capsys):
+    (workplace / "mine.py").write_text(MINE)
+    assert main(["add", "loss", "cubic"]) == 0
+    assert main(["add", "experiment", "mine", "loss=cubic", "loss.scale=2"]) == 0
+    sys.modules.pop("mine")
+    message = errors(capsys, "add", "experiment", "wrong", "loss=cubic", "model=mpl")
+    assert message == "error: model=mpl: no 'mpl' in configs/model/ — did you mean 'mlp'?\n"
+    assert [path.name for path in (workplace / "configs/experiment").iterdir()] == ["mine.yaml"]
+
+
+def test_what_is_of_a_kind_may_lie_behind_a_class_that_is_not_found(workplace, capsys):
+    (workplace / "mine.py").write_text(
+        "from nowhere import Base\nfrom torch import nn\n\n\n"
+        "class Maybe(Base):\n    pass\n\n\nclass Net(nn.Module):\n    pass\n"
+    )
+    assert main(["add", "optimizer", "maybe", "--target", "mine.py:Maybe", "--dry-run"]) == 0
+    assert main(["add", "model", "net", "--target", "mine.py:Net", "--dry-run"]) == 0
+    message = errors(capsys, "add", "optimizer", "net", "--target", "mine.py:Net")
+    assert message == "error: mine:Net is no optimizer: it does not derive from torch.optim.Optimizer\n"
+
+
+@pytest.mark.filterwarnings("default:configs/.generated.json")
+def test_a_manifest_that_cannot_be_read_is_told_of(workplace, capsys):
+    assert main(["add", "loss", "huber"]) == 0
+    (workplace / "configs/.generated.json").write_text("{")
+    assert main(["add", "loss", "mae"]) == 0
+    assert "warning: configs/.generated.json cannot be read (Expecting property name" in capsys.readouterr().err
+    assert list(json.loads((workplace / "configs/.generated.json").read_text())) == [
+        "training_components/loss/mae.yaml"
+    ]
 
 
 def test_an_experiment_stands_on_another(workplace, capsys):

@@ -71,6 +71,23 @@ def test_code_that_is_there_is_not_written_over(workplace, capsys):
     assert code.read_text() == "# edited\n"
 
 
+@pytest.mark.parametrize("way", ["tests", "configs/training_components"])
+def test_where_one_file_cannot_be_written_none_is(workplace, capsys, way):
+    assert main(["add", "loss", "first", "--new"]) == 0
+    before = {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()}
+    (workplace / way).rename(workplace / "away")
+    (workplace / way).write_text("in the way")
+    capsys.readouterr()
+    assert main(["add", "loss", "mine", "--new"]) == 3
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"error: could not write {workplace / way}/")
+    (workplace / way).unlink()
+    (workplace / "away").rename(workplace / way)
+    assert {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()} == before
+    assert main(["add", "loss", "mine", "--new"]) == 0
+
+
 def test_a_name_that_is_taken_is_refused(workplace, capsys):
     assert main(["add", "loss", "mse", "--new"]) == 3
     said = "there is a loss 'mse' already: domain.cross.loss.regression:mse; choose another name"

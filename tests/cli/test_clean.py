@@ -56,6 +56,26 @@ def test_a_run_whose_record_has_not_arrived_stays(workplace, capsys):
     assert (workplace / "outputs/a/b/journal.jsonl").exists()
 
 
+def test_what_an_interruption_leaves_of_a_run_is_no_run_and_goes_the_next_time(workplace, capsys, monkeypatch):
+    for name in ("a", "b", "c"):
+        run(workplace / "outputs/day" / name)
+    remove = clean.shutil.rmtree
+
+    def interrupted(folder):
+        if folder.name == ".b.being-removed":
+            (folder / "config.yaml").unlink()
+            raise KeyboardInterrupt
+        remove(folder)
+
+    monkeypatch.setattr(clean.shutil, "rmtree", interrupted)
+    assert main(["clean", "--outputs", "--yes"]) == 130
+    assert capsys.readouterr().out.endswith("removed 1 of 3, 8 B\n")
+    assert {path.name for path in (workplace / "outputs/day").iterdir()} == {".b.being-removed", "c"}
+    monkeypatch.setattr(clean.shutil, "rmtree", remove)
+    assert main(["clean", "--outputs", "--yes"]) == 0
+    assert not (workplace / "outputs").exists()
+
+
 def test_links_are_not_followed(workplace, tmp_path, capsys):
     elsewhere = run(tmp_path / "elsewhere/2026/10")
     (workplace / "outputs").symlink_to(tmp_path / "elsewhere")
@@ -90,6 +110,45 @@ def test_generated_configs_go_and_edited_ones_stay(workplace, capsys):
     assert left(workplace) == {"configs/.generated.json", "configs/experiment/mine.yaml", "configs/model/cnn.yaml"}
     (workplace / "configs/model/cnn.yaml").unlink()
     assert main(["clean", "--configs", "--yes"]) == 0
+
+
+def test_what_is_chosen_or_could_not_be_written_again_stays(workplace, capsys):
+    assert main(["add", "optimizer", "mine", "--target", "torch.optim.NAdam"]) == 0
+    assert main(["add", "transform", "noise", "--place", "target"]) == 0
+    assert main(["add", "loss", "cubic", "--new"]) == 0
+    assert main(["configure", "model=mlp,cnn", "callbacks"]) == 0
+    (workplace / "configs/experiment").mkdir()
+    (workplace / "configs/experiment/e.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /model: mlp\n  - override /training_components/optimizer: mine\n"
+    )
+    capsys.readouterr()
+    assert main(["clean", "--configs", "--yes"]) == 0
+    stays = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stays: ")]
+    parts = "configs/training_components"
+    assert stays == [
+        "stays: configs/model/mlp.yaml is chosen by experiment=e",
+        f"stays: {parts}/loss/cubic.yaml could not be generated again as it is",
+        f"stays: {parts}/optimizer/mine.yaml could not be generated again as it is, and is chosen by experiment=e",
+        f"stays: {parts}/transform/noise.yaml could not be generated again as it is",
+    ]
+    assert {name.removeprefix("configs/") for name in left(workplace / "configs")} == {
+        ".generated.json",
+        "experiment/e.yaml",
+        "model/mlp.yaml",
+        "project/default.yaml",
+        "training_components/loss/cubic.yaml",
+        "training_components/optimizer/mine.yaml",
+        "training_components/transform/noise.yaml",
+    }, "what chooses another of the group goes with it"
+
+
+def test_where_a_config_cannot_be_read_none_goes(workplace, capsys):
+    assert main(["configure", "model=mlp"]) == 0
+    (workplace / "configs/model/broken.yaml").write_text("a: NO\n")
+    assert main(["clean", "--configs", "--yes"]) == 0
+    said = "stays: every generated config: what chooses one is not known, for configs/model/broken.yaml, line 1: "
+    assert said in capsys.readouterr().out
+    assert (workplace / "configs/model/mlp.yaml").exists()
 
 
 def test_a_manifest_leads_nowhere_else(workplace, capsys):

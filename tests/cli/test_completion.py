@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from accelerator.cli import app
-from accelerator.cli.app import COMMANDS, main
+from accelerator.cli.app import main
+from accelerator.cli.commands import COMMANDS
 from accelerator.cli.completion.command import COMPOSING, split
 from accelerator.cli.compose.composed import ComposedCommand
 from accelerator.runtime.run_directory import CHECKPOINTS
@@ -109,6 +110,8 @@ def test_pipelines_their_steps_and_components(complete):
     assert complete("pipeline digits vars.ep") == ["vars.epochs="]
     assert complete("pipeline digits --pl") == ["--plan"]
     assert complete("add lo") == ["loss"]
+    assert set(complete("list ")) - set(complete("add ")) == {"pipeline", "tune", "tracking"}
+    assert set(complete("add ")) - set(complete("list ")) == {"domain"}
     assert complete("add loss hu") == ["huber"]
     assert complete("list optimizer rm") == ["rmsprop"]
     assert complete("configure model=mu") == ["model=multilevel_mlp"]

@@ -60,6 +60,16 @@ def test_what_was_edited_is_left_and_what_was_not_follows_the_package(workplace,
     assert (workplace / "configs/model/cnn.yaml").read_text() == "name: cnn\n"
 
 
+def test_what_add_has_written_is_no_copy_and_stays(workplace, capsys):
+    assert main(["add", "loss", "huber", "--target", "torch.nn.SmoothL1Loss"]) == 0
+    before = (workplace / "configs/training_components/loss/huber.yaml").read_text()
+    capsys.readouterr()
+    assert main(["configure", "loss=huber"]) == 0
+    said = "huber.yaml: written by accelerator add: left as it is; remove it to have the packaged one\n\n0 of 1 copied"
+    assert said in capsys.readouterr().out
+    assert (workplace / "configs/training_components/loss/huber.yaml").read_text() == before
+
+
 def test_what_is_remembered_is_the_digest(workplace):
     assert main(["configure", "model=mlp"]) == 0
     entry = json.loads((workplace / "configs/.generated.json").read_text())["model/mlp.yaml"]
@@ -72,6 +82,7 @@ def test_what_is_remembered_is_the_digest(workplace):
     [
         (["modle=mlp"], "modle=mlp: there is no group 'modle' — did you mean 'model'?"),
         (["model=mpl"], "model=mpl: no 'mpl' in configs/model/ — did you mean 'mlp'?"),
+        (["optimizer=adm"], "no 'adm' in configs/training_components/optimizer/ — did you mean 'adam'"),
         (["model=../main"], "no '../main' in configs/model/"),
         (["model", "--all"], "--all copies everything: leave out model"),
     ],

@@ -37,7 +37,9 @@ def test_both_are_told_and_all_is_well(capsys):
 def test_a_broken_machine_is_1_and_a_broken_config_3(folder, monkeypatch, capsys):
     break_the_configs(folder)
     assert main(["doctor"]) == 3
-    assert "imports 'nowhere', and there is no such module here" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "imports 'nowhere', and there is no such module here" in printed
+    assert printed.endswith("all that a run needs works here\n./configs: broken, as told above\n")
     break_the_machine(monkeypatch)
     assert main(["doctor"]) == 1
     assert "✗ disk               OSError: disk on fire" in capsys.readouterr().out

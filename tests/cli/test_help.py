@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from accelerator.cli.app import COMMANDS, SECTIONS, _found, main
+from accelerator.cli.app import _found, main
+from accelerator.cli.commands import COMMANDS, SECTIONS
 
 LEVELS = [(name,) for name in COMMANDS] + [
     (name, action) for name, command in COMMANDS.items() if command.actions for action in _found(command.actions)

@@ -1,9 +1,11 @@
 """``accelerator init``: a project that trains, and whose tests pass, as it is."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from accelerator.cli.app import main
 
@@ -78,6 +80,12 @@ def test_what_is_a_link_out_of_the_folder_is_not_written_through(workplace, tmp_
     [
         (["file"], "file is a file: give the name of a folder"),
         (["new", "--package", "my-package"], "'my-package' cannot be the name of a package (--package NAME)"),
+        (["torch"], f"a package 'torch' here would hide {torch.__file__}: choose another name by --package NAME"),
+        (
+            ["new", "--package", "json"],
+            "a package 'json' here would hide a module of Python's own: choose another name",
+        ),
+        ([""], "the folder's name is empty: accelerator init DIR"),
         (["new", "more"], "unrecognized arguments: more"),
     ],
 )
@@ -94,6 +102,30 @@ def test_a_mistake_is_told_and_nothing_is_written(workplace, capsys, arguments, 
 def test_the_package_is_called_as_the_folder_where_that_is_a_name(workplace, folder, package):
     assert main(["init", folder]) == 0
     assert (workplace / folder / package / "__init__.py").exists()
+
+
+def test_a_name_that_a_package_cannot_have_is_told_and_the_way_there_is_quoted(workplace, capsys):
+    assert main(["init", "my projekté"]) == 0
+    printed = capsys.readouterr().out
+    said = "its package is called my_projekt: a package cannot be called as the folder is; --package chooses a name\n"
+    assert said in printed
+    assert "\n  cd 'my projekté'\n" in printed
+
+
+def test_ctrl_c_leaves_nothing(workplace, monkeypatch, capsys):
+    calls = []
+    sync = os.fsync
+
+    def stopped(file):
+        calls.append(file)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", stopped)
+    assert main(["init", "new"]) == 130
+    assert list(workplace.iterdir()) == []
+    assert capsys.readouterr().out == ""
 
 
 def test_a_dry_run_writes_nothing(workplace, capsys):

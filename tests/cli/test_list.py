@@ -97,6 +97,17 @@ def test_a_project_is_listed_before_what_it_replaces(folder, capsys):
     assert "* of this project" in printed
 
 
+@pytest.mark.filterwarnings("default:.*not valid Python")
+def test_a_module_that_cannot_be_read_keeps_nothing_else_from_being_listed(folder, capsys):
+    (folder / "configs/project").mkdir(parents=True)
+    (folder / "configs/project/default.yaml").write_text("# @package _global_\nimports: [mine]\n")
+    (folder / "mine.py").write_text("def f(:\n")
+    assert main(["list", "loss", "mse"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("mse  Mean squared error")
+    assert printed.err == f"warning: {folder}/mine.py, line 1: not valid Python: invalid syntax\n"
+
+
 def test_listing_imports_neither_torch_nor_hydra(folder):
     code = (
         "import sys\nfrom accelerator.cli.app import main\nmain(['list', 'model'])\n"

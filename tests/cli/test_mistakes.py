@@ -88,7 +88,7 @@ def test_all_mistakes_are_told_together(capfd):
     assert main(["train", *arguments]) == 3
     printed = capfd.readouterr().err
     assert "4 errors" in printed
-    for fragment in ("'mlp'", "optmizer.lr=1", "'abc'", "optimizer.lrr"):
+    for fragment in ("'mlp'", "optmizer.lr=1", "trainer.max_epochs=abc", "optimizer.lrr"):
         assert fragment in printed
 
 

@@ -77,15 +77,112 @@ def test_a_copy_that_the_package_has_left_behind_is_outdated(told, workplace):
         ("model__gone", "name: mpl\n", "there is no model 'mpl' (any more) — did you mean 'mlp'?"),
         ("model__lost", "_target_: nowhere.Net\n", "nowhere.Net: no source code of a module 'nowhere'"),
         ("experiment__x", "# @package _global_\ntrainer: {epochs: 3}\n", "does not compose: "),
+        (
+            "experiment__x",
+            "# @package _global_\ntrainer: {max_epochs: -3}\n",
+            "trainer.max_epochs=-3: expected at least",
+        ),
+        (
+            "experiment__x",
+            "# @package _global_\nmodel: {hiden: [3]}\n",
+            "model.hiden: 'multilevel_mlp' has no such arg",
+        ),
+        (
+            "training_components__loss__x",
+            "# @package loss\nname: huber\ndelta: abc\n",
+            "loss.delta='abc': expected float",
+        ),
+        (
+            "training_components__loss__x",
+            "# @package loss\nnam: huber\n",
+            "loss.name is missing: set it to a registered",
+        ),
+        ("training_components__loss__mse", "# @package loss\nname: huber\ndelta: a\n", "no run starts: loss.delta='a'"),
+        ("training_components__loss__mse", "# @package loss\nname: mse\nfoo: 1\n", "it sets 'foo', which domain.cross"),
+        (
+            "training_components__optimizer__x",
+            "# @package optimizer\n_target_: torch.nn.MSELoss\n",
+            "torch.nn.modules.loss:MSELoss is no optimizer",
+        ),
+        (
+            "project__default",
+            "# @package _global_\noptimizer: {lrr: 3}\n",
+            "no run starts: optimizer.lrr: 'Adam' has no",
+        ),
         ("experiment__y", "# @package _global_\ndefaults:\n  - override /model: mpl\n", "does not compose: "),
         ("project__default", "# @package _global_\ntrainr: {}\n", "no run composes: "),
     ],
 )
 def test_what_is_broken_is_told_with_the_reason(told, name, text, problem):
     code, files = told(**{name: text})
-    ((said, *_),) = [each["problems"] for each in files.values()]
+    ((said,),) = [each["problems"] for each in files.values()]
     assert said.startswith(problem)
     assert code == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("import nothing_here\n", "no run starts: imports: mine could not be imported: ModuleNotFoundError"),
+        ("raise SystemExit(4)\n", "no run starts: imports: importing mine ends the program: SystemExit: 4"),
+    ],
+)
+def test_modules_that_cannot_be_imported_break_the_project(told, workplace, code, problem):
+    (workplace / "mine.py").write_text(code)
+    status, files = told(project__default="# @package _global_\nimports: [mine]\n", model__tiny="name: mlp\n")
+    assert files["project/default.yaml"]["problems"][0].startswith(problem)
+    assert files["model/tiny.yaml"]["problems"] == []
+    assert status == 3
+
+
+TWICE = """
+from accelerator import register
+
+
+@register("loss", "cubic")
+def one(prediction, target): ...
+
+
+@register("loss", "cubic")
+def other(prediction, target, scale=1.0): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("imports", "code", "problem"),
+    [
+        ("mine", TWICE, "two loss components are called 'cubic': mine:one and mine:other; rename one"),
+        ("mine", "def f(:\n", "{file}, line 1: not valid Python: invalid syntax"),
+        ("json", "", "configs/project/default.yaml: imports 'json', and 'json' is a module of Python's own: rename it"),
+    ],
+)
+def test_what_is_wrong_with_the_modules_is_not_told_of_the_files(workplace, capsys, imports, code, problem):
+    file = workplace / f"{imports}.py"
+    file.write_text(code)
+    write(workplace / "configs/project/default.yaml", f"# @package _global_\nimports: [{imports}]\n")
+    write(workplace / "configs/training_components/loss/c.yaml", "# @package loss\nname: mse\n")
+    if code == TWICE:
+        write(workplace / "configs/training_components/loss/c.yaml", "# @package loss\nname: cubic\nscale: 2.0\n")
+    assert main(["status", "--json"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert told["problems"] == [problem.format(file=file)]
+    assert [each["problems"] for each in told["files"]] == [[], []]
+
+
+def test_what_the_command_line_is_to_give_is_no_problem(told):
+    code, _ = told(
+        model__open="_target_: ???\n",
+        training_components__scheduler__x=(
+            "# @package scheduler\nname: MultiStepLR\nmilestones: ???\ninterval: epoch\n"
+        ),
+    )
+    assert code == 0
+
+
+def test_what_modules_print_when_they_are_imported_is_not_in_the_answer(told, workplace):
+    (workplace / "mine.py").write_text("print('hello')\n")
+    code, _ = told(project__default="# @package _global_\nimports: [mine]\n")
+    assert code == 0
 
 
 def test_one_broken_file_is_not_told_of_the_others(told):

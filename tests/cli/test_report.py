@@ -193,6 +193,15 @@ def test_runs_of_one_name_are_told_apart(bare):
     ]
 
 
+def test_jobs_of_a_sweep_are_called_by_what_was_typed_for_each(bare):
+    for folder, rate, number in ((bare, 0.1, "a"), (bare.with_name("c"), 0.2, "b"), (bare.with_name("d"), 0.2, "c")):
+        if folder != bare:
+            copied(bare, folder, name="cascade", run_id=number * 32)
+        (folder / "overrides.yaml").write_text(f"[model=mlp, optimizer.lr={rate}, seed=3]")
+    labels = ["cascade (optimizer.lr=0.1)", "cascade (bbbbbbbb)", "cascade (cccccccc)"]
+    assert page("outputs/day").text["h2"] == ["Side by side", *labels]
+
+
 def test_a_folder_stands_for_the_runs_in_it_and_of_many_only_the_comparison_is_shown(bare):
     for number in range(2, 13):
         copied(bare, bare.with_name(f"{number}"), name=f"job {number}", run_id=f"{number:032x}")

@@ -64,3 +64,18 @@ def test_what_a_run_is_made_of_imports_no_plotting_and_no_metrics_package():
         "assert not late & sys.modules.keys(), late & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_ctrl_c_while_a_command_is_imported_ends_it_quietly(monkeypatch, capsys):
+    from accelerator.cli import app
+
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    codes = []
+    monkeypatch.setattr(app, "_found", interrupted)
+    monkeypatch.setattr(app, "leave", codes.append)
+    monkeypatch.setattr(sys, "argv", ["accelerator", "status"])
+    app.entry()
+    assert codes == [130]
+    assert capsys.readouterr() == ("", "")

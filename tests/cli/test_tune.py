@@ -125,8 +125,12 @@ def test_the_same_command_again_measures_nothing_and_more_trials_only_what_is_le
     before = study_in(folder, name)["trials"]
     capfd.readouterr()
     assert main([*command, "tune.trials=2"]) == 0
-    assert f"study {name}: 2 trials are done; going on to 2" in capfd.readouterr().out
+    assert f"study {name}: 2 trials are done, and 2 asked for" in capfd.readouterr().out
     assert study_in(folder, name)["trials"] == before
+    (folder / "studies" / name / "study.json").write_text('{"na')
+    assert main(["tune", "resume=last", "tune.trials=2"]) == 0
+    assert study_in(folder, name)["trials"] == before
+    (folder / "studies" / name / "study.json").unlink()
     assert main(["tune", "resume=last", "tune.trials=3"]) == 0
     assert study_in(folder, name)["trials"][:2] == before
     assert len(study_in(folder, name)["trials"]) == 3
@@ -166,7 +170,16 @@ def test_several_objectives_give_a_front(folder, capfd):
     told = study_in(folder, "sizes")
     assert [trial["scores"][1] for trial in told["trials"]] == [3 * 2 + 2 + 2 + 1, 3 * 16 + 16 + 16 + 1]
     assert set(told["best"]) >= {0}
-    assert capfd.readouterr().out.count("← Pareto front") == len(told["best"])
+    printed = capfd.readouterr().out
+    assert printed.count("← Pareto front") == len(told["best"])
+    numbers = [number for number in range(2) if number in told["best"]]
+    configs = sorted(path.stem for path in (folder / "studies/sizes/configs/experiment").iterdir())
+    assert configs == [f"best_sizes_{number}" for number in numbers]
+    assert "train one again" in printed
+    assert "best trial" not in printed
+    result = json.loads((folder / "studies/sizes/result.json").read_text())
+    assert [key for key in result["metrics"] if key.startswith("best/")] == []
+    assert result["best"] is None
     assert (folder / "studies/sizes/plots/pareto_front.png").stat().st_size > 1000
 
 
@@ -235,11 +248,22 @@ def test_a_study_that_would_be_another_is_told_and_left_alone(folder, capfd, cha
             ],
         ),
         (
-            [RATES, "tune.sampler.name=tpee"],
-            ["tune.sampler.name=tpee: there is none of that name — did you mean 'tpe'"],
+            [
+                *("tune.space.optimizer.lr={log_uniform:[0,1]}", "tune.space.optimizer.lrr={uniform:[0,1]}"),
+                *("tune.sampler.name=tpee", "tune.pruner.name=medan"),
+            ],
+            [
+                "a logarithmic range begins above 0, and this one at 0",
+                "tune.sampler.name=tpee: there is none of that name — did you mean 'tpe'",
+                "tune.pruner.name=medan: there is none of that name — did you mean 'median'",
+                "optimizer.lrr: 'SGD' has no such argument — did you mean 'lr'",
+            ],
         ),
         ([RATES, "tune.storage=sqlite:////nowhere/x.db"], ["tune.storage=sqlite:////nowhere/x.db: "]),
         ([RATES, "tune=nothing"], ["tune=nothing: no 'nothing' in configs/tune/ — choose from: default, "]),
+        ([RATES, "tune.storage=foo://bar"], ["tune.storage=foo://bar: no such database is known; expected journal"]),
+        (["--n-trials", "3"], ["--n-trials goes with --train-fn; without it: tune.trials=3"]),
+        (["--workers=2"], ["--workers goes with --train-fn; without it: tune.workers=2"]),
         ([RATES, "resume=nothing"], ["resume=nothing: no study of accelerator tune"]),
     ],
 )
@@ -303,5 +327,8 @@ def test_a_trial_in_one_line():
     assert line_of(outcome(0, score=0.25), loss) == "trial 0: loss 0.25 · lr=0.1235"
     assert line_of(outcome(4, score=0.25, retry_of=3), loss) == "trial 4: loss 0.25 · lr=0.1235, trial 3 again"
     assert line_of(outcome(1, State.FAILED, error="no memory"), loss) == "trial 1: failed: no memory · lr=0.1235"
+    assert line_of(outcome(3, State.STOPPED, error="stopped by SIGINT"), loss) == (
+        "trial 3: stopped by SIGINT · lr=0.1235"
+    )
     pruned = outcome(2, State.PRUNED, 0.5, reports={1: 0.75, 2: 0.5})
     assert line_of(pruned, loss) == "trial 2: pruned in pass 2 at loss 0.5 · lr=0.1235"

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from accelerator.cli.app import main
 from accelerator.tuning import ray_cluster
-from accelerator.tuning.ray_settings import launcher_environment
+from accelerator.tuning.ray_settings import launcher_environment, launcher_options, token
 
 TESTS = Path(__file__).parents[1]
 SMALL = [
@@ -147,7 +147,7 @@ def test_a_study_on_configs_by_ray_is_a_run_with_one_nested_run_a_trial(folder):
     assert [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()] == []
 
     again = accelerator(folder, "tune", "resume=rays", "tune.backend=optuna", "tune.trials=6")
-    assert "study rays: 6 trials are done; going on to 6" in again.stdout
+    assert "study rays: 4 trials are done; going on to 6; 2 failed before and are tried again" in again.stdout
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_a_train_function_is_searched_by_ray(folder):
     assert done.stderr == ""
     assert [trial["state"] for trial in told["trials"]] == ["complete"] * 4
     assert told["hyperparameters"] == {"lr": 0.1}
-    assert told["metrics"] == {"best/primary_metric": 0.25}
+    assert told["metrics"] == {"best/val_loss": 0.25}
     assert (folder / "studies/own/2/output.txt").read_text() == "this is trial-2\n"
     runs = MlflowClient(f"sqlite:///{folder}/mlflow.db").search_runs(["1"])
     (parent,) = [run for run in runs if run.info.run_id == told["run_id"]]
@@ -174,7 +174,11 @@ def test_a_train_function_is_searched_by_ray(folder):
     ("arguments", "address", "expected"),
     [
         (["hydra/launcher=joblib"], None, {}),
-        (["-m", "hydra/launcher=ray"], None, {"RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}),
+        (
+            ["-m", "hydra/launcher=ray"],
+            None,
+            {"RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_TOKEN"},
+        ),
         (["hydra/launcher=ray", "+hydra.launcher.ray.init.address=auto"], None, {"RAY_USAGE_STATS_ENABLED"}),
         (["hydra/launcher=ray"], "10.0.0.1:6379", {"RAY_USAGE_STATS_ENABLED"}),
     ],
@@ -183,7 +187,24 @@ def test_a_sweep_by_ray_opens_no_port_to_others_unless_it_joins_a_cluster(monkey
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
-    assert launcher_environment(arguments) == dict.fromkeys(expected, "0")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    known = {"RAY_AUTH_TOKEN": token()} if "RAY_AUTH_TOKEN" in expected else {}
+    assert launcher_environment(arguments) == dict.fromkeys(expected, "0") | known
+
+
+def test_a_cluster_of_a_sweep_of_its_own_has_no_dashboard_and_leaves_nothing(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for arguments in (["hydra/launcher=joblib"], ["hydra/launcher=ray", "+hydra.launcher.ray.init.address=auto"]):
+        with launcher_options(arguments) as options:
+            assert options == []
+    with launcher_options(["hydra/launcher=ray", "+hydra.launcher.ray.init.logging_level=20"]) as options:
+        dashboard, place = options
+        assert dashboard == "++hydra.launcher.ray.init.include_dashboard=false"
+        folder = Path(place.removeprefix("++hydra.launcher.ray.init._temp_dir=").strip("'"))
+        assert folder.is_dir()
+        assert len(str(folder)) < 60
+    assert not folder.exists()
 
 
 @pytest.mark.slow
@@ -192,5 +213,7 @@ def test_the_jobs_of_a_sweep_run_on_ray(folder):
     job = [*SMALL, "imports=[toy_problem,listens]", "callbacks.listens._target_=listens.Listens", "tracking=none"]
     done = accelerator(folder, "train", "-m", *job, "optimizer.lr=0.05,0.01", "hydra/launcher=ray")
     assert len(list(folder.glob("multirun/*/*/[01]/result.json"))) == 2
-    assert "optimizer.lr=0.01" in done.stdout
+    before, _, after = done.stdout.partition("\nSweep\n")
+    assert (before.count("best checkpoint"), after.count("best checkpoint")) == (2, 0)  # what the jobs print
+    assert "dashboard" not in done.stderr
     assert set(next(folder.rglob("listening")).read_text().split()) == {"127.0.0.1"}

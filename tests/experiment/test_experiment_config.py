@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accelerator.cli.run_command import load_config
+from accelerator.cli.function_config import load_config
 from accelerator.errors import ConfigError
 from accelerator.experiment import experiment_config
 from accelerator.experiment.runner import merged
@@ -23,7 +23,7 @@ def test_all_mistakes_are_told_at_once():
         experiment_config({"experiment": {"sed": 1}, "tunning": {}, "mlflow": {"url": "x"}, "tuning": 3}, "my.yaml")
     assert error.value.problems == [
         "experiment.sed: there is no such key in my.yaml — did you mean 'seed'?",
-        "tunning: my.yaml has no such section — did you mean 'tuning'?",
+        "tunning: there is no such section in my.yaml — did you mean 'tuning'?",
         "mlflow.url: there is no such key in my.yaml — did you mean 'uri'?",
         "tuning=3 in my.yaml: expected a mapping of keys to values",
     ]
@@ -34,8 +34,16 @@ def test_all_mistakes_are_told_at_once():
         "experiment.framework='jax'",
         "tuning.n_trials=1.5",
     ]
-    with pytest.raises(ConfigError, match="n_trials and tuning.workers: expected at least 1"):
-        experiment_config({"tuning": {"n_trials": 0}})
+    with pytest.raises(ConfigError) as error:
+        experiment_config(
+            {"tuning": {"n_trial": 3, "n_trials": 0, "retries": -1, "timeout": 0, "heartbeat": None}}, "my.yaml"
+        )
+    assert error.value.problems == [
+        "tuning.n_trial: there is no such key in my.yaml — did you mean 'n_trials'?",
+        "tuning.n_trials=0 in my.yaml: expected at least 1",
+        "tuning.retries=-1 in my.yaml: expected at least 0",
+        "tuning.timeout=0 in my.yaml: expected a number above 0, or null",
+    ]
 
 
 def test_a_file_and_the_command_line_are_joined(tmp_path, monkeypatch):
@@ -46,6 +54,29 @@ def test_a_file_and_the_command_line_are_joined(tmp_path, monkeypatch):
     assert config.name == "here"
     assert config.hyperparameters == {"lr": 1e-3, "model": {"depth": 2, "width": 8}}
     assert load_config(None, ["experiment.seed=4"]).seed == 4
+
+
+def test_what_is_typed_takes_the_place_of_all_that_the_file_says_of_the_key(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "hyperparameters: {optimizer: {name: sgd, lr: 1}}\n"
+        "tuning: {sampler: {name: tpe, seed: 1}, space: {lr: {uniform: [0, 1]}, optimizer.lr: {uniform: [0, 1]}}}\n"
+    )
+
+    def space(*overrides):
+        return load_config(file, list(overrides)).tuning.space
+
+    one = {"uniform": [0, 1]}
+    assert space("tuning.space={x: {int: [1, 2]}}") == {"x": {"int": [1, 2]}}
+    assert space("tuning.space={}") == {}
+    assert space("tuning.space.lr={log_uniform: [1, 2]}") == {"lr": {"log_uniform": [1, 2]}, "optimizer.lr": one}
+    assert space("tuning.space.optimizer.lr={int: [1, 2]}") == {"lr": one, "optimizer.lr": {"int": [1, 2]}}
+    assert space("tuning.space.x={int: [1, 2]}") == {"lr": one, "optimizer.lr": one, "x": {"int": [1, 2]}}
+    assert space("~tuning.space.optimizer.lr") == {"lr": one}
+    assert load_config(file, ["tuning.sampler={name: random}"]).tuning.sampler == {"name": "random"}
+    assert load_config(file, ["hyperparameters.optimizer={lr: 2}"]).hyperparameters == {"optimizer": {"lr": 2}}
+    with pytest.raises(ConfigError, match="~tuning.space.lrr: there is nothing to take out"):
+        space("~tuning.space.lrr")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from train_functions import parabola
 
 from accelerator.errors import ConfigError
 from accelerator.experiment import TrainFunctionError, TrainingContext, find_train_function
-from accelerator.experiment.train_function import call, check_train_function
+from accelerator.experiment.train_function import call, check_train_function, identity
 
 
 def context(tmp_path, **hyperparameters):
@@ -33,8 +33,8 @@ def test_a_function_is_found_by_module_or_file(tmp_path, monkeypatch):
         ("train_functions:parabolla", "train_functions has no 'parabolla' — did you mean 'parabola'?"),
         ("train_functoins:parabola", "there is no module 'train_functoins' here"),
         ("nowhere.py:train", "there is no file "),
-        ("train_functions:CONSTANT", "it is a int, no function; a train function takes one argument"),
-        ("train_functions:two", "it is two(a, b), and missing a required argument: 'b'; a train function takes one"),
+        ("train_functions:CONSTANT", "it is of type int, no function; a train function takes one argument"),
+        ("train_functions:two", "two(a, b) cannot be called with one argument (missing a required argument: 'b');"),
         ("train_functions:keyword_only", "too many positional arguments"),
         ("train_functions:later", "a generator or a coroutine"),
     ],
@@ -50,10 +50,29 @@ def test_a_module_that_fails_is_told_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken_function.py").write_text("1 / 0\n")
     (tmp_path / "missing_part.py").write_text("import no_such_thing_at_all\n")
-    with pytest.raises(ConfigError, match="broken_function could not be imported: ZeroDivisionError"):
+    with pytest.raises(
+        ConfigError, match=r"broken_function could not be imported: ZeroDivisionError: .*function.py, line 1\)$"
+    ):
         find_train_function("broken_function:train")
-    with pytest.raises(ConfigError, match="missing_part could not be imported: No module named 'no_such_thing"):
+    told = r"missing_part could not be imported: No module named 'no_such_thing_at_all' \(.*missing_part.py, line 1\)$"
+    with pytest.raises(ConfigError, match=told):
         find_train_function("missing_part:train")
+
+
+def test_a_function_is_known_by_its_place_and_name(tmp_path, monkeypatch):
+    (tmp_path / "known_one.py").write_text("def train(ctx): ...\n")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "known_two.py").write_text("def train(ctx): ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [str(tmp_path), *sys.path])
+    assert identity(find_train_function("known_one:train")) == "known_one:train"
+    assert identity(find_train_function("known_one.py:train")) == "known_one:train"
+    below = find_train_function("below/known_two.py:train")
+    assert identity(below) == "below.known_two:train"
+    monkeypatch.chdir(tmp_path / "below")
+    assert identity(below) == "known_two:train"
+    assert identity(pytest.raises) == "_pytest.raises:raises"  # of a package that is installed
+    assert identity(parabola) == f"{train_functions.__file__}:parabola"
 
 
 def test_objects_that_can_be_called_are_functions_too():
@@ -62,7 +81,7 @@ def test_objects_that_can_be_called_are_functions_too():
             return ctx
 
     check_train_function(Trains(), "it")
-    with pytest.raises(ConfigError, match="it: it is a Trains|it is Trains"):
+    with pytest.raises(ConfigError, match=r"it: Trains\(\) cannot be called with one argument \(too many"):
         check_train_function(Trains, "it")
 
 
@@ -76,11 +95,11 @@ def test_what_a_framework_measures_becomes_plain_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("nothing", "nothing returned None: expected return TrainingResult(primary_metric=…)"),
-        ("a_number", "a_number returned a float: expected"),
-        ("not_a_number", "not_a_number returned primary_metric=nan (loss)"),
-        ("text", "text returned primary_metric='low': expected a number"),
-        ("no_model", "no_model returned best_model_path=/nowhere/best.pt: there is no such file"),
+        ("nothing", "nothing() returned None: expected return TrainingResult(primary_metric=…)"),
+        ("a_number", "a_number() returned what is of type float: expected"),
+        ("not_a_number", "not_a_number() returned primary_metric=nan (loss)"),
+        ("text", "text() returned primary_metric='low': expected a number"),
+        ("no_model", "no_model() returned best_model_path=/nowhere/best.pt: there is no such file"),
     ],
 )
 def test_what_is_no_result_is_told(tmp_path, name, told):

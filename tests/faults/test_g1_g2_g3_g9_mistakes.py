@@ -61,14 +61,13 @@ TYPOS = {
 TYPES = {
     "text for a whole number": (
         ["trainer.max_epochs=abc"],
-        "trainer.max_epochs=abc: Value 'abc' of type 'str' could not be converted to Integer "
-        "(its type is declared in accelerator/cli/compose/schema.py)",
+        "trainer.max_epochs=abc: expected a whole number",
     ),
     "a fraction for a whole number": (
         ["trainer.max_epochs=1.5"],
-        "trainer.max_epochs=1.5: Value '1.5' of type 'float'",
+        "trainer.max_epochs=1.5: expected a whole number",
     ),
-    "a word for true or false": (["trainer.test=maybe"], "trainer.test=maybe: Value 'maybe' is not a valid bool"),
+    "a word for true or false": (["trainer.test=maybe"], "trainer.test=maybe: expected true or false"),
     "a word that is none of a few": (
         ["evaluate.split=tets"],
         "evaluate.split=tets: Invalid value 'tets', expected one of",
@@ -82,7 +81,7 @@ TYPES = {
     "text for a list": (["model.hidden=abc"], "model.hidden='abc': expected"),
     "in a file": (
         ["experiment=type"],
-        "configs/experiment/type.yaml sets trainer.max_epochs: Value 'abc' of type 'str'",
+        "configs/experiment/type.yaml sets trainer.max_epochs to abc: expected a whole number",
     ),
     "a section in a file": (
         ["experiment=section"],
@@ -259,7 +258,7 @@ def test_g1_a_typing_error_is_told_with_the_nearest_name(case, folder, capfd):
 def test_g1_all_of_them_are_told_together(folder, capfd):
     printed = told(["train", "model=mpl", "optmizer.lr=1", "trainer.max_epochs=abc", "optimizer.lrr=2"], folder, capfd)
     assert "4 errors" in printed
-    for fragment in ("'mlp'", "optmizer.lr=1", "'abc'", "optimizer.lrr"):
+    for fragment in ("'mlp'", "optmizer.lr=1", "trainer.max_epochs=abc", "optimizer.lrr"):
         assert fragment in printed
 
 

@@ -78,7 +78,7 @@ FORMS = [
     ["add", "loss", "no_such_name"],
     ["add", "--sync"],
     ["add", "--sync", "--dry-run"],
-    ["status"],
+    ["status", "--no-import"],
     ["configure", "model=mlp"],
     ["clean", "--configs", "--yes"],
 ]
@@ -94,7 +94,12 @@ def test_g7_nothing_of_a_module_acts(hostile, capsys, form):
 
 
 def test_g7_no_file_here_stands_in_for_a_module_of_ours(hostile):
-    commands = [["add", "loss", "hostile"], ["add", "--sync", "--dry-run"], ["status"], ["clean", "--dry-run"]]
+    commands = [
+        ["add", "loss", "hostile"],
+        ["add", "--sync", "--dry-run"],
+        ["status", "--no-import"],
+        ["clean", "--dry-run"],
+    ]
     code = f"from accelerator.cli.app import main\nfor command in {commands}:\n    main(command)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert "component: hostile:hostile" in done.stdout

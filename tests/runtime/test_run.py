@@ -9,7 +9,7 @@ from accelerator.errors import CheckpointError, ConfigError, DataError, RunDirec
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.runtime.checkpoint.checkpoint_handler import CheckpointHandler
 from accelerator.runtime.checkpoint.meta_handler import read_meta
-from accelerator.runtime.run import check_config, dry_run, execute
+from accelerator.runtime.run import check_config, dry_run, execute, import_modules
 
 
 def test_a_right_config_has_no_mistake(tiny_config):
@@ -56,6 +56,19 @@ def test_an_import_that_fails_is_told(tiny_config, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match="imports: raises_when_imported could not be imported: ZeroDivisionError"):
         check_config(tiny_config(imports=["raises_when_imported"]))
+
+
+def test_a_wrong_registration_is_told_with_the_users_own_line(tmp_path, monkeypatch):
+    (tmp_path / "registers_wrongly.py").write_text(
+        "from accelerator import register\n\n\n@register('losss', 'mine')\ndef mine():\n    return 0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        import_modules(["registers_wrongly"])
+    assert caught.value.problems == [
+        "imports: registers_wrongly could not be imported: unknown kind of component 'losss' — did you mean 'loss'? "
+        f"({tmp_path / 'registers_wrongly.py'}, line 4)"
+    ]
 
 
 def test_a_result_says_what_was_reached_and_where_it_is(tiny_config, tmp_path):

@@ -3,6 +3,7 @@
 import os
 import time
 
+import pytest
 from record_helpers import pairs, prepare, query, state_of, status_of, uri_of
 
 from accelerator.tracking import spool
@@ -51,7 +52,8 @@ def test_every_run_that_announces_itself_arrives_also_from_a_fork(tmp_path):
     assert [name for (name,) in names] == ["trial 0", "trial 1", "trial 2"]
 
 
-def test_a_run_whose_process_died_is_closed_in_its_stead(tmp_path):
+@pytest.mark.parametrize(("stopped", "status", "state"), [(False, "FAILED", "failed"), (True, "KILLED", "stopped")])
+def test_a_run_whose_process_died_is_closed_in_its_stead(tmp_path, stopped, status, state):
     store = tmp_path / "mlflow.db"
     fleet = fleet_for(tmp_path, store)
     run_dir = tmp_path / "run"
@@ -59,11 +61,12 @@ def test_a_run_whose_process_died_is_closed_in_its_stead(tmp_path):
     FleetTracker(run_dir, fleet=fleet, journal=journal, uri=uri_of(store)).start()
     journal.close()
     assert not arrived(run_dir)
-    say_dead(run_dir, run_dir / "journal.jsonl", "killed by SIGKILL")
+    say_dead(run_dir, run_dir / "journal.jsonl", "killed by SIGKILL", stopped=stopped)
     assert fleet.finish([run_dir]) == []
     run_id = state_of(run_dir).run_id
-    assert status_of(store, run_id) == "FAILED"
+    assert status_of(store, run_id) == status
     assert pairs(store, "tags", run_id)["error"] == "killed by SIGKILL"
+    assert pairs(store, "tags", run_id)["trial.state"] == state
 
 
 def test_what_cannot_arrive_is_told_and_waits_in_the_journal(tmp_path):

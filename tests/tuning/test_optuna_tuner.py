@@ -14,10 +14,11 @@ import optuna
 import pytest
 
 from accelerator.errors import ConfigError, Terminated
-from accelerator.tuning.base import Plan, State, TrialPruned, best_of
+from accelerator.tuning.base import Plan, Standing, State, TrialOutcome, TrialPruned, best_of
 from accelerator.tuning.choosing import make_pruner, make_sampler
 from accelerator.tuning.optuna_tuner import OptunaTuner
 from accelerator.tuning.search_space import SearchSpace
+from accelerator.tuning.workers import AssignedTrial, Assignment, Ending, measured
 
 LINE = SearchSpace.parse({"x": {"uniform": [-1, 1]}})
 
@@ -220,9 +221,86 @@ def test_a_stopped_study_tries_what_was_under_way_again(tmp_path):
     again.run(square)
     assert states(again) == [State.COMPLETE, State.STOPPED, State.COMPLETE, State.COMPLETE]
     outcomes = again.outcomes()
+    assert outcomes[1].error == "stopped by SIGTERM"
     assert outcomes[2].retry_of == 1
     assert outcomes[2].values == outcomes[1].values
     assert len({outcome.values["x"] for outcome in outcomes}) == 3
+
+
+def test_a_report_that_nobody_hears_lets_the_training_go_on_to_its_signal():
+    def gone(_):
+        raise BrokenPipeError
+
+    trial = AssignedTrial(Assignment(0, {}), gone, lambda: True)
+    assert (trial.report(1.0, 1), trial.should_stop) == (False, False)
+
+
+def test_how_to_go_on_with_a_stopped_trial_is_not_told_by_the_trial():
+    def stopped(trial):
+        error = Terminated("SIGTERM")
+        error.args = (f"{error}; saved up to step 3; go on with: accelerator train resume=studies/k/11",)
+        raise error
+
+    ending = measured(stopped, AssignedTrial(Assignment(0, {}), print, input))
+    assert ending == Ending(State.STOPPED, error="stopped by SIGTERM")
+
+
+def test_failed_trials_of_an_earlier_part_take_nothing_of_the_budget_and_are_tried_again(tmp_path):
+    def broken(trial):
+        raise RuntimeError("boom")
+
+    tuner(tmp_path, trials=3).run(broken)
+    mended = tuner(tmp_path, trials=4)
+    assert mended.standing() == Standing(done=0, stopped=[], failed=[0, 1, 2])
+    assert mended.standing().said(mended.plan) == (
+        "study study: 0 trials are done; going on to 4; 3 failed before and are tried again"
+    )
+    mended.run(square)
+    assert states(mended) == [State.FAILED] * 3 + [State.COMPLETE] * 4
+    outcomes = mended.outcomes()
+    assert [outcome.retry_of for outcome in outcomes[3:]] == [0, 1, 2, None]
+    assert [outcome.values for outcome in outcomes[3:6]] == [outcome.values for outcome in outcomes[:3]]
+    mended.run(square)
+    assert len(mended.outcomes()) == 7
+    assert mended.standing().said(mended.plan) == "study study: 4 trials are done, and 4 asked for"
+
+
+def test_no_more_failed_trials_are_tried_again_than_the_plan_asks_for(tmp_path):
+    tuner(tmp_path, trials=6).run(lambda trial: 1 / (trial.number > 3))
+    less = tuner(tmp_path, trials=3)
+    assert less.standing() == Standing(done=2, stopped=[], failed=[0])
+    less.run(square)
+    assert Counter(states(less)) == {State.COMPLETE: 3, State.FAILED: 4}
+
+
+def test_the_limit_of_attempts_at_a_point_whose_process_dies_is_that_of_one_sitting(tmp_path):
+    study = tuner(tmp_path, trials=1, retries=1)
+    for attempts in (2, 4):
+        study.run(lambda trial: os._exit(3))
+        assert states(study) == [State.FAILED] * attempts
+    assert [outcome.retry_of for outcome in study.outcomes()] == [None, 0, 1, 2]
+
+
+def test_what_is_done_is_counted_by_points():
+    plan = Plan("study", LINE, {"loss": "min"}, trials=9)
+    kinds = [
+        *((State.COMPLETE, None), (State.PRUNED, None), (State.FAILED, None), (State.STOPPED, None)),
+        *((State.COMPLETE, 2), (State.WAITING, 3), (State.FAILED, None), (State.RUNNING, None)),
+    ]
+    outcomes = [TrialOutcome(number, {}, state, retry_of=of) for number, (state, of) in enumerate(kinds)]
+    assert Standing.of(outcomes, plan) == Standing(done=3, stopped=[3, 7], failed=[6])
+    assert Standing.of(outcomes, plan).said(plan) == (
+        "study study: 3 trials are done; going on to 9; 2 stopped before and are tried again; "
+        "1 failed before and is tried again"
+    )
+
+
+def test_what_else_the_trials_have_alike_is_a_part_of_the_study(tmp_path):
+    tuner(tmp_path / "old", trials=1).run(square)
+    tuner(tmp_path / "old", trials=1, alike={"train function": "a:f"})  # an older study does not tell
+    tuner(tmp_path / "new", trials=1, alike={"train function": "a:f"}).run(square)
+    with pytest.raises(ConfigError, match="\n  train function was a:f, is now a:g\n"):
+        tuner(tmp_path / "new", trials=1, alike={"train function": "a:g"})
 
 
 def test_no_trial_begins_after_the_time_is_up(tmp_path):

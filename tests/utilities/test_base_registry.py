@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +8,10 @@ import torch
 from accelerator.errors import ConfigError
 from accelerator.utilities import base_registry
 from accelerator.utilities.base_registry import KINDS, Registry, load, register, registries, registry
+
+
+def shown(file):
+    return Path(file).relative_to(Path.cwd()) if Path(file).is_relative_to(Path.cwd()) else file
 
 
 @pytest.fixture
@@ -113,8 +118,13 @@ def test_the_decorator_registers_and_returns_its_target(fresh):
 
     assert registry("loss").get("mine_alone") is mine
     assert "mine_alone" in registry("loss").names()
-    with pytest.raises(ConfigError, match="two loss components are called 'mse'"):
+    first = mine.__code__.co_firstlineno
+    with pytest.raises(ConfigError) as caught:
         register("loss", "mse")(mine)
+    assert str(caught.value) == (
+        "two loss components are called 'mse': domain.cross.loss.regression:mse and "
+        f"{mine.__module__}:{mine.__qualname__} ({shown(__file__)}, line {first}); rename one"
+    )
 
 
 class Entry:

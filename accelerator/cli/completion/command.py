@@ -13,13 +13,11 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
+from accelerator.cli.commands import COMMANDS, Command
 from accelerator.cli.completion.configs import Candidate, overrides, pipeline_keys, pipelines, steps, trained_runs
-
-if TYPE_CHECKING:
-    from accelerator.cli.app import Command
 
 # The commands whose arguments compose a config, and their flags.
 COMPOSING = ("train", "tune", "evaluate", "accelerate", "analyze-data", "analyze-model")
@@ -71,8 +69,6 @@ def candidates(typed: Sequence[str], current: str) -> Iterable[Candidate]:
         typed: the words after ``accelerator``.
         current: its beginning.
     """
-    from accelerator.cli.app import COMMANDS
-
     if not typed:
         commands = [Candidate(name, command.summary) for name, command in COMMANDS.items()]
         return [*commands, Candidate("--help", "what can be typed"), Candidate("--version")]
@@ -118,8 +114,6 @@ def _of_pipeline(typed: Sequence[str], current: str) -> Iterator[Candidate]:
 
 def _of_parser(name: str, command: Command | None, typed: Sequence[str], current: str) -> Iterator[Candidate]:
     """What a command that is no composition takes, told by its own parser."""
-    from accelerator.cli.app import COMMANDS
-
     command = command or COMMANDS[name]
     if command.actions is not None:
         actions = _found(command.actions)
@@ -136,7 +130,7 @@ def _of_parser(name: str, command: Command | None, typed: Sequence[str], current
         return
     flag = next((each for each in parser._actions if typed and typed[-1] in each.option_strings), None)
     if flag is not None and flag.nargs != 0:
-        yield from _values(flag, [])
+        yield from _values(name, flag, [])
     elif current.startswith("-"):
         for each in parser._actions:
             for option in [text for text in each.option_strings if text.startswith("--")] or each.option_strings[:1]:
@@ -146,7 +140,7 @@ def _of_parser(name: str, command: Command | None, typed: Sequence[str], current
         given = _given(parser, typed)
         place = places[min(len(given), len(places) - 1)] if places else None
         if place is not None and (len(given) < len(places) or place.nargs in ("*", "+")):
-            yield from _values(place, given)
+            yield from _values(name, place, given)
 
 
 def _given(parser: argparse.ArgumentParser, typed: Sequence[str]) -> list[str]:
@@ -156,12 +150,12 @@ def _given(parser: argparse.ArgumentParser, typed: Sequence[str]) -> list[str]:
     return [word for before, word in pairs if not word.startswith("-") and before not in takes]
 
 
-def _values(place: argparse.Action, given: Sequence[str]) -> Iterator[Candidate]:
-    """What an argument can be, by the choices it has or by what its help calls it."""
+def _values(command: str, place: argparse.Action, given: Sequence[str]) -> Iterator[Candidate]:
+    """What an argument of a command can be, by the choices it has or by what its help calls it."""
     if place.choices is not None:
         yield from (Candidate(str(choice)) for choice in place.choices)
     name = place.metavar if isinstance(place.metavar, str) else place.dest
-    for word in (name, *name.split("|")):  # RUN|FOLDER
+    for word in (f"{command} {name}", name, *name.split("|")):  # RUN|FOLDER
         if word in _BY_METAVAR:
             yield from _BY_METAVAR[word](given)
             return
@@ -179,10 +173,16 @@ def _runs(_: Sequence[str]) -> Iterator[Candidate]:
         yield Candidate(folder)
 
 
-def _component_kinds(_: Sequence[str]) -> Iterator[Candidate]:
+def _kinds_to_add(_: Sequence[str]) -> Iterator[Candidate]:
+    from accelerator.cli.project.kinds import KINDS
+
+    yield from map(Candidate, [*KINDS, "experiment", "domain"])
+
+
+def _kinds_to_list(_: Sequence[str]) -> Iterator[Candidate]:
     from accelerator.cli.project.list_command import kinds
 
-    yield from map(Candidate, [*kinds(), "domain"])
+    yield from map(Candidate, kinds())
 
 
 def _names(given: Sequence[str]) -> Iterator[Candidate]:
@@ -206,10 +206,11 @@ def _shells(_: Sequence[str]) -> Iterator[Candidate]:
     yield from map(Candidate, SCRIPTS)
 
 
-# By what a parser calls an argument.
+# By what a parser calls an argument; with the command before it where it means something else in each.
 _BY_METAVAR: Mapping[str, Callable[[Sequence[str]], Iterator[Candidate]]] = {
     "RUN": _runs,
-    "KIND": _component_kinds,
+    "add KIND": _kinds_to_add,
+    "list KIND": _kinds_to_list,
     "NAME": _names,
     "GROUP[=OPTION]": _group_options,
     "SHELL": _shells,

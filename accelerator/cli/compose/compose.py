@@ -26,7 +26,7 @@ from accelerator.cli.compose.yaml_traps import guarded
 from accelerator.cli.hydra_utils import resolvers
 from accelerator.cli.paths import packaged_configs
 from accelerator.errors import ConfigError
-from accelerator.tuning.ray_settings import launcher_environment
+from accelerator.tuning.ray_settings import launcher_environment, launcher_options
 
 CONFIG_NAME = "main"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
@@ -70,13 +70,13 @@ def launch(job: Callable[[DictConfig], Any], arguments: Sequence[str]) -> None:
         Exception: whatever the job raised.
     """
     prepare()
-    argv = [sys.argv[0], *opened(arguments)]
     # HYDRA_FULL_ERROR makes Hydra raise instead of printing a shortened traceback and exiting: we report ourselves.
     environment = patch.dict(os.environ, HYDRA_FULL_ERROR="1", **launcher_environment(arguments))
-    with patch.object(sys, "argv", argv), environment, guarded(packaged_configs()):
-        hydra.main(config_path=str(packaged_configs()), config_name=CONFIG_NAME, execution_whitelist=HYDRA_MAY_BUILD)(
-            job
-        )()
+    main = hydra.main(config_path=str(packaged_configs()), config_name=CONFIG_NAME, execution_whitelist=HYDRA_MAY_BUILD)
+    with environment, guarded(packaged_configs()), launcher_options(arguments) as options:
+        argv = [sys.argv[0], *opened(arguments), *options]
+        with patch.object(sys, "argv", argv):
+            main(job)()
 
 
 @contextmanager

@@ -125,10 +125,17 @@ def _act(command: ComposedCommand, options: argparse.Namespace, arguments: list[
     arguments = resolve(arguments)
     jobs = _Jobs(command)
     try:
+        if {"-m", "--multirun"}.intersection(arguments):
+            from accelerator.cli.hydra_utils.sweep_check import check_sweep, first_job
+
+            check_sweep(arguments, signatures=command.name == "train")
+            if options.explain or options.dry_run:
+                arguments = first_job(arguments)
+                print(f"the sweep's first job: {shlex.join(arguments)}")
         if options.explain:
             from accelerator.cli.compose.explain import explain
 
-            explain(arguments)
+            explain(arguments, signatures=command.name == "train")
         elif options.dry_run:
             if command.dry_run is None:
                 raise ConfigError(f"accelerator {command.name} has no --dry-run: it is for accelerator train")
@@ -137,10 +144,6 @@ def _act(command: ComposedCommand, options: argparse.Namespace, arguments: list[
             check_present(config)
             command.dry_run(config)
         else:
-            if {"-m", "--multirun"}.intersection(arguments):
-                from accelerator.cli.hydra_utils.sweep_check import check_sweep
-
-                check_sweep(arguments, signatures=command.name == "train")
             _launch(jobs, [*arguments, f"hydra.job.name={command.name}"])
     except COMPOSITION_ERRORS as error:
         raise diagnose(arguments, error) from error
@@ -158,16 +161,17 @@ def _act(command: ComposedCommand, options: argparse.Namespace, arguments: list[
         if jobs.started:
             raise
         # Nothing has happened yet but Hydra making the run directory.
+        key = "hydra.sweep.dir" if {"-m", "--multirun"}.intersection(arguments) else "hydra.run.dir"
         raise RunDirectoryError(
-            f"cannot make the run directory {error.filename}: {error.strerror}; set hydra.run.dir to a folder "
-            "you may write to"
+            f"cannot make the run directory {error.filename}: {error.strerror}; set {key} to a folder you may write to"
         ) from error
 
 
 def _launch(jobs: _Jobs, arguments: Sequence[str]) -> None:
     """Run the jobs; raises what they raised."""
     from accelerator.cli.compose.compose import COMPOSITION_ERRORS, launch
-    from accelerator.cli.sweep import LAST_FAILURES, JobsFailedError
+    from accelerator.cli.sweep import LAST_FAILURES
+    from accelerator.cli.sweep_jobs import JobsFailedError
 
     LAST_FAILURES.clear()
     other = None
@@ -230,7 +234,10 @@ class _Jobs:
             self.raised.append(error)
             if sweep is None:
                 return None
-            self._failed(config, sweep, hydra.job.num, recorded(overrides), error)
+            files = self.files.get(str(choices), [])
+            self._failed(
+                Composed(config, self.started[-1], overrides, choices, files, sweep), sweep, hydra.job.num, error
+            )
             if here and (isinstance(error, Terminated) or config.sweep.on_error == "stop"):
                 # Hydra goes on with the next job after any Exception; a signal is meant for the sweep.
                 raise SystemExit(getattr(error, "exit_code", 1)) from error
@@ -239,13 +246,17 @@ class _Jobs:
             return None
         return result.objective(config.checkpoint.monitor)
 
-    def _failed(self, config: DictConfig, sweep: Path, job: int, overrides: list[str], error: BaseException) -> None:
+    def _failed(self, composed: Composed, sweep: Path, job: int, error: BaseException) -> None:
         from accelerator.cli.compose.compose import plain
-        from accelerator.cli.sweep import note_failure
+        from accelerator.cli.record import record_failure
+        from accelerator.cli.resume import recorded
+        from accelerator.cli.sweep_jobs import note_failure
         from accelerator.tracking.masking import secrets_of
 
-        secrets = secrets_of(plain(config), plain(config, resolve=False))
-        note_failure(sweep, job, overrides, error, secrets)
+        values = plain(composed.config)
+        secrets = secrets_of(values, plain(composed.config, resolve=False))
+        note_failure(sweep, job, recorded(composed.overrides), error, secrets)
+        record_failure(self.command.name, composed, values, error)
 
 
 @contextmanager

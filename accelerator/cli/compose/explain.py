@@ -1,4 +1,4 @@
-"""``accelerator train --explain``: each value, the file that set it, and what it builds."""
+"""``accelerator train --explain``: each value, the file that set it, and what it builds; then what is wrong with it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ from rich.table import Table
 from accelerator.cli.compose.compose import CONFIG_NAME, composer, opened, plain
 from accelerator.cli.paths import packaged_configs
 from accelerator.errors import ConfigError
-from accelerator.runtime.context.component import find, is_component
+from accelerator.runtime.context.component import find, is_component, parameters_of
 from accelerator.runtime.metrics import kind_of
+from accelerator.runtime.run import check_config, import_modules
+from accelerator.utilities.files import short
 from accelerator.utilities.nested import leaves
+
+PACKAGED = "accelerator/configs"  # where a wheel has the packaged files: in a project, ./configs are its own
+
+COMMAND_LINE = "command line"
 
 # Sections whose own keys are the component's arguments; the others hold components by name.
 _KINDS = {
@@ -35,16 +41,31 @@ _KINDS = {
 }
 
 
-def explain(overrides: Sequence[str]) -> None:
+def explain(overrides: Sequence[str], *, signatures: bool) -> None:
     """Print the composed config as a table: key, value, where it was set; components with their path.
 
     Args:
         overrides: as on the command line.
+        signatures: compare with the components' signatures too, for commands that build them all.
+
+    Raises:
+        ConfigError: a module of the user's does not import, or a value does not fit; the table is printed before.
     """
     with composer() as compose:
         config = compose(overrides)
-        sources = _sources(overrides)
+        sources = Sources(overrides)
     values = plain(config)
+    wrong: ConfigError | None = None
+    try:
+        check_config(values) if signatures else import_modules(values["imports"])
+    except ConfigError as error:
+        wrong = error
+    _print(values, sources)
+    if wrong is not None:
+        raise wrong
+
+
+def _print(values: dict[str, Any], sources: Sources) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("key", "value", "set by"):
         table.add_column(column, overflow="fold")
@@ -61,26 +82,26 @@ def explain(overrides: Sequence[str]) -> None:
     print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
-def _rows(values: dict[str, Any], sources: dict[str, str], imports: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+def _rows(values: dict[str, Any], sources: Sources, imports: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
     for section, value in values.items():
         yield from _walk(value, section, _KINDS.get(section), sources, imports)
 
 
 def _walk(
-    node: Any, key: str, kind: str | None, sources: dict[str, str], imports: tuple[str, ...]
+    node: Any, key: str, kind: str | None, sources: Sources, imports: tuple[str, ...]
 ) -> Iterator[tuple[str, str, str]]:
     if not isinstance(node, dict) or not node:
-        yield key, _text(node), _source(key, sources)
+        yield key, _text(node), sources.of(key)
         return
     target = None
     if is_component(node):
         target = _target(kind, node, key, imports)
-        named = f"{key}.{'name' if '_target_' not in node else '_target_'}"
-        yield key, f"→ {_path(target)}" if target is not None else "→ nothing of that name", _source(named, sources)
+        named = f"{key}.{'name' if node.get('_target_') in (None, '???') else '_target_'}"
+        yield key, f"→ {_path(target)}" if target is not None else "→ nothing of that name", sources.of(named)
     for name, value in node.items():
         yield from _walk(value, f"{key}.{name}", kind, sources, imports)
     if target is not None:
-        for name, parameter in inspect.signature(target).parameters.items():
+        for name, parameter in parameters_of(target).items():
             if name not in node and parameter.default is not inspect.Parameter.empty:
                 yield f"{key}.{name}", _text(parameter.default), f"default of {target.__name__}"
 
@@ -92,44 +113,55 @@ def _target(kind: str | None, node: dict[str, Any], key: str, imports: tuple[str
         return None
 
 
+class Sources:
+    """Where each value of a composed config was set; to be made inside `composer`.
+
+    Args:
+        overrides: as on the command line.
+    """
+
+    def __init__(self, overrides: Sequence[str]) -> None:
+        loader = GlobalHydra.instance().config_loader()
+        self._set_by: dict[str, str] = {}
+        self._order: list[str] = []
+        for default in loader.compute_defaults_list(CONFIG_NAME, opened(overrides), RunMode.RUN).defaults:
+            if default.config_path is None or default.config_path.startswith("hydra/"):
+                continue
+            loaded = loader.repository.load_config(default.config_path)  # pyright: ignore[reportAttributeAccessIssue]
+            where = _shown(loaded.path, default.config_path)
+            self._order.append(where)
+            content: Any = OmegaConf.to_container(loaded.config, resolve=False)
+            for key, _ in leaves(content):
+                if key.split(".")[0] not in ("defaults", "hydra"):
+                    self._set_by[f"{default.package}.{key}" if default.package else key] = where
+        self._order.append(COMMAND_LINE)
+        self._set_by |= {override.lstrip("+~").split("=", 1)[0]: COMMAND_LINE for override in overrides}
+
+    def of(self, key: str) -> str:
+        """The last file of the defaults list that sets a key, or the mapping it came with; or the command line."""
+        while key:
+            if key in self._set_by:
+                return self._set_by[key]
+            key = key.rpartition(".")[0]
+        return ""
+
+    def is_later(self, key: str, other: str) -> bool:
+        """Whether a key was set after another: by a later file, or on the command line."""
+        return self._order.index(self.of(key)) > self._order.index(self.of(other))
+
+
 def source_of(overrides: Sequence[str]) -> Callable[[str], str]:
     """A function from a dotted key to the file that set it; to be called inside `composer`."""
-    sources = _sources(overrides)
-    return lambda key: _source(key, sources)
-
-
-def _sources(overrides: Sequence[str]) -> dict[str, str]:
-    """For each dotted key, the last file of the defaults list that sets it, or the command line."""
-    loader = GlobalHydra.instance().config_loader()
-    found: dict[str, str] = {}
-    for default in loader.compute_defaults_list(CONFIG_NAME, opened(overrides), RunMode.RUN).defaults:
-        if default.config_path is None or default.config_path.startswith("hydra/"):
-            continue
-        loaded = loader.repository.load_config(default.config_path)  # pyright: ignore[reportAttributeAccessIssue]
-        where = _shown(loaded.path, default.config_path)
-        content: Any = OmegaConf.to_container(loaded.config, resolve=False)
-        for key, _ in leaves(content):
-            if key.split(".")[0] not in ("defaults", "hydra"):
-                found[f"{default.package}.{key}" if default.package else key] = where
-    found |= {override.lstrip("+~").split("=", 1)[0]: "command line" for override in overrides}
-    return found
-
-
-def _source(key: str, sources: dict[str, str]) -> str:
-    """Where a key was set, or the mapping it came with."""
-    while key:
-        if key in sources:
-            return sources[key]
-        key = key.rpartition(".")[0]
-    return ""
+    return Sources(overrides).of
 
 
 def _shown(root: str, name: str) -> str:
     if root.startswith("structured:"):
         return "accelerator/cli/compose/schema.py"
-    path = Path(root.removeprefix("file://"))
-    folder = "configs" if path == packaged_configs() else str(path)
-    return f"{folder}/{name}.yaml"
+    folder = Path(root.removeprefix("file://"))
+    if folder == packaged_configs() and not folder.is_relative_to(Path.cwd()):
+        return f"{PACKAGED}/{name}.yaml"
+    return short(folder / f"{name}.yaml")
 
 
 def _path(target: Any) -> str:

@@ -4,41 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    InterpolationResolutionError,
-    InterpolationToMissingValueError,
-    OmegaConfBaseException,
-    ValidationError,
-)
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from accelerator.cli.compose.compose import COMPOSITION_ERRORS, aliases, composer, group_options, groups, plain
-from accelerator.cli.compose.schema import RunConfig
+from accelerator.cli.compose.defaults_lists import CircleError, NoOptionError
+from accelerator.cli.compose.reasons import dotted, first_line, in_file, of_type, reason, written
+from accelerator.cli.project.kinds import KINDS
 from accelerator.errors import ConfigError, did_you_mean
 from accelerator.utilities.shell import quote
 
-# A file that sets a key nobody knows: Hydra tells it in words only.
-_IN_FILE = re.compile(r"In '(?P<file>[^']+)': Config(Key|Attribute)Error.*full_key: (?P<key>\S+)", re.DOTALL)
-# One that gives a value of another type, and one that gives a single value for a whole section.
-_TYPE_IN_FILE = re.compile(
-    r"In '(?P<file>[^']+)': ValidationError[^\n]*\n\s*(?P<told>[^\n]*)\n\s*full_key: *(?P<key>\S*)", re.DOTALL
-)
-_SECTION_IN_FILE = re.compile(r"Merge error: \w+ is not a subclass of (?P<section>\w+)Config\. value: (?P<value>.*)")
+if TYPE_CHECKING:
+    from accelerator.cli.compose.explain import Sources
 
 MOST_PIECES = 50  # arguments that one value may have come apart into
 _PARSER = OverridesParser.create()
 _OF_A_STEP = re.compile(r"^[\w-]+:(?=[^=:]+=)")  # of a pipeline: step:key=value
-
-# What a value can be taken from besides a key.
-_RESOLVERS = ("oc.env", "git", "now", "hydra", "oc.select", "oc.decode", "oc.create", "oc.deprecated")
+_AROUND = re.compile(r" =|= ")
+_NO_ARGUMENT = re.compile(r"(?P<section>[\w.]+)\.(?P<argument>\w+): '(?P<label>[^']*)' has no such argument")
 
 
 def diagnose(arguments: Sequence[str], error: Exception) -> ConfigError:
@@ -49,14 +39,16 @@ def diagnose(arguments: Sequence[str], error: Exception) -> ConfigError:
     overrides, which only a wrong command line pays for.
     """
     whole, problems = split_by_spaces(arguments)
-    overrides = _overrides(whole)
+    # What the user's modules register is known to what comes after them.
+    overrides = sorted(_overrides(whole), key=lambda override: not override.startswith("imports="))
     good: list[str] = []
     with composer() as compose:
         try:
             config = compose([])
         except COMPOSITION_ERRORS as broken:
-            known = _dotted(asdict(RunConfig()))
-            return ConfigError(_in_file(broken, known) or f"the config does not compose: {reason(broken)}")
+            told = reason(broken)
+            return ConfigError(told if told.startswith("configs/") else f"the config does not compose: {told}")
+        problems += _unread(whole, config)
         for override in overrides:
             try:
                 config = compose([*good, _first_value(override)])
@@ -83,16 +75,25 @@ def split_by_spaces(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             whole.append(arguments[at])
         else:
             text = " ".join(arguments[at : at + count])
-            problems.append(f"{text}: a space ends an argument; quote it: {quote(text)}")
+            joined = "".join(arguments[at : at + count])
+            around = f"no space around '=': write {joined}"
+            quoted = f"a space ends an argument; quote it: {quote(text)}"
+            problems.append(f"{text}: {around if _can_be_read(joined) and _AROUND.search(text) else quoted}")
         at += count
     return whole, problems
 
 
 def _pieces(arguments: Sequence[str]) -> int:
     """How many of the arguments, from the first on, make one override together."""
-    text = arguments[0]
-    key, equals, value = text.partition("=")
-    if not equals or key.startswith("-") or not any(sign in value for sign in "[({'\"") or _can_be_read(text):
+    text, following = arguments[0], arguments[1] if len(arguments) > 1 else ""
+    if text.startswith("-"):
+        return 1
+    if "=" not in text and following.startswith("="):
+        return 3 if following == "=" and len(arguments) > 2 else 2
+    if text.endswith("=") and re.match(r"-?\.?[0-9]", following):
+        return 2
+    _, equals, value = text.partition("=")
+    if not equals or not any(sign in value for sign in "[({'\"") or _can_be_read(text):
         return 1
     for count, argument in enumerate(arguments[1:MOST_PIECES], 2):
         text = f"{text} {argument}"
@@ -109,59 +110,29 @@ def _can_be_read(override: str) -> bool:
     return True
 
 
-def reason(error: BaseException) -> str:
-    """What Hydra or OmegaConf has to say, without its advice and its search path."""
-    key = getattr(error, "full_key", None)
-    while isinstance(error.__cause__, OmegaConfBaseException):
-        error = error.__cause__
-        key = getattr(error, "full_key", None) or key
-    if isinstance(error, InterpolationResolutionError):
-        return f"{key}: {_of_interpolation(error, str(key))}"
-    text = str(error).split("\nAlias expansion:")[0].split("\nConfig search path:")[0].strip()
-    return f"{key}: {_first_line(error)}" if key else re.sub(r"\s*\n\s*", " · ", text)
-
-
-def _of_interpolation(error: InterpolationResolutionError, key: str) -> str:
-    """Why a value that is to come from elsewhere does not, and what to do."""
-    told = _first_line(error)
-    root = error.parent_node._get_root() if error.parent_node is not None else None
-    if (ours := told.removeprefix("ConfigError raised while resolving interpolation: ")) != told:
-        return ours
-    if (found := re.search(r"Environment variable '(?P<name>[^']*)' not found", told)) is not None:
-        name = found["name"]
-        return f"the environment variable {name} is not set: export {name}=…, or give a default: ${{oc.env:{name},…}}"
-    if isinstance(error, InterpolationToMissingValueError):
-        return f"{told}: set that key"
-    if (found := re.fullmatch(r"Interpolation key '(?P<name>[^']*)' not found", told)) is not None:
-        known = _dotted(OmegaConf.to_container(root, resolve=False)) if isinstance(root, DictConfig) else []
-        near = did_you_mean(found["name"], known, most=1, show=0)
-        return f"there is no key '{found['name']}' to take its value from{near}"
-    if told.startswith("Recursive interpolation"):
-        around = " → ".join([*_circle(root, key), key])
-        return f"it takes its value from itself ({around}): give one of them a value of its own"
-    if (found := re.fullmatch(r"Unsupported interpolation type (?P<name>\S+)", told)) is not None:
-        return f"there is no interpolation ${{{found['name']}:…}}{did_you_mean(found['name'], _RESOLVERS)}"
-    return f"{told}; set the variable or the key it refers to"
-
-
-def _circle(root: Any, key: str) -> list[str]:
-    """The keys that lead from one back to itself, each taking its value from the next."""
-    found: list[str] = []
-    while isinstance(root, DictConfig) and key not in found:
-        found.append(key)
-        written = re.search(r"\$\{(?P<key>[\w.]+)\}", str(_written(root, key)))
-        if written is None:
-            break
-        key = written["key"]
-    return found
-
-
-def _written(root: DictConfig, key: str) -> Any:
-    """What stands under a key, before interpolation."""
-    node: Any = OmegaConf.to_container(root, resolve=False)
-    for name in key.split("."):
-        node = node.get(name) if isinstance(node, dict) else None
-    return node
+def _unread(arguments: Sequence[str], config: DictConfig) -> list[str]:
+    """What is no override, and what is several values without a sweep."""
+    taking = {flag for flag, action in get_args_parser()._option_string_actions.items() if action.nargs != 0}
+    before = ["", *arguments]
+    words = [a for a, flag in zip(arguments, before, strict=False) if a[:1] not in ("-", "~") and flag not in taking]
+    keys = dotted(plain(config, resolve=False))
+    problems = [
+        f"{word} is given no value: write {word}=…"
+        if word in keys
+        else f"'{word}' is no override: write key=value, or group=option such as model=mlp"
+        for word in words
+        if "=" not in word
+    ]
+    if {"-m", "--multirun"}.isdisjoint(arguments):
+        for override in _overrides(arguments):
+            if _can_be_read(override) and _PARSER.parse_override(override).is_sweep_override():
+                key, _, value = override.partition("=")
+                number = f", {key}={value.replace(',', '.')} one number" if re.fullmatch(r"-?\d+,\d+", value) else ""
+                problems.append(
+                    f"{override} is a sweep: -m (--multirun) tries one value after the other; {key}=[{value}] is a "
+                    f"list, {key}='{value}' a text{number}"
+                )
+    return problems
 
 
 def check_flags(arguments: Sequence[str], ours: Sequence[str]) -> None:
@@ -178,29 +149,55 @@ def check_flags(arguments: Sequence[str], ours: Sequence[str]) -> None:
 
 def located(error: ConfigError, arguments: Sequence[str]) -> ConfigError:
     """The same mistakes, each that does not come from the command line with the file that holds it."""
-    from accelerator.cli.compose.explain import source_of
+    from accelerator.cli.compose.explain import Sources
 
     overrides = _overrides(arguments)
     try:
         with composer():
-            where = source_of(overrides)
+            sources = Sources(overrides)
+            return ConfigError(_located(problem, sources) for problem in error.problems)
     except COMPOSITION_ERRORS:
         return error
-    problems = []
-    for problem in error.problems:
-        key = re.match(r"[\w./]+", problem)
-        file = where(key.group()) if key else ""
-        problems.append(f"{problem} (in {file})" if file.startswith("configs/") or "/configs" in file else problem)
-    return ConfigError(problems)
+
+
+def _located(problem: str, sources: Sources) -> str:
+    """A mistake with the file that holds it."""
+    key = re.match(r"[\w./]+", problem)
+    file = sources.of(key.group()) if key else ""
+    if not file.endswith(".yaml"):
+        return problem
+    if (told := _NO_ARGUMENT.match(problem)) is None:
+        return f"{problem} (in {file})"
+    section, label = told["section"], told["label"]
+    if not sources.is_later(f"{section}.name", f"{section}.{told['argument']}"):
+        return f"{problem} (in {file}{_as_generated(Path(file))})"
+    kind = next((kind for kind in KINDS.values() if (kind.package or kind.folder) == section), None)
+    options = group_options(kind.folder) if kind is not None else []
+    whole = f"{section}={label}, or " if label in options else ""
+    if not whole and "custom" in options:
+        whole = f"{section}=custom {section}.name={label}, or "
+    return f"{problem} (it is of another component, in {file}: write {whole}~{section}.{told['argument']})"
+
+
+def _as_generated(file: Path) -> str:
+    """What to do about a file of the project that a command wrote and nobody has edited."""
+    from accelerator.cli.project.generated import Generated
+    from accelerator.cli.project.project import here
+
+    project = here()
+    path = project.root / file
+    known = path.is_relative_to(project.configs) and Generated(project).untouched(path)
+    return "; accelerator add --sync writes it anew" if known else ""
 
 
 def _sentence(override: str, error: Exception, config: DictConfig) -> str:
     key = override.lstrip("+~").split("=", 1)[0]
     value = override.split("=", 1)[1] if "=" in override else ""
-    if isinstance(error, OverrideParseException):
-        return (
-            f"'{override}' cannot be read: {_first_line(error)}; write key=value, and quote what has spaces or commas"
-        )
+    if not _can_be_read(override) or isinstance(error, OverrideParseException):
+        joined = re.sub(r"\s*=\s*", "=", override, count=1)
+        if joined != override and _can_be_read(joined):
+            return f"{override}: no space around '=': write {joined}"
+        return f"'{override}' cannot be read: {first_line(error)}; write key=value, and quote what has spaces or commas"
     if key == "pipeline":
         return f"{override}: a pipeline has a command of its own: accelerator pipeline {value}"
     group = aliases().get(key, key)
@@ -209,57 +206,67 @@ def _sentence(override: str, error: Exception, config: DictConfig) -> str:
         cause = cause.__cause__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         folder, _, wanted = str(error.missing_cfg_file).rpartition("/")
+        if component := _component_of(folder, wanted, config):
+            return f"{key}={value}: no '{wanted}' in configs/{folder}/, but {component}"
         if options := group_options(folder):
-            holder = "" if (folder, wanted) == (group, value) else f" (named in configs/{group}/{value}.yaml)"
+            typed = folder == group and wanted in re.split(r"[\[\], ]+", value)
+            holder = "" if typed else f" (named in configs/{group}/{value}.yaml)"
             return f"{key}={value}: no '{wanted}' in configs/{folder}/{did_you_mean(wanted, options)}{holder}"
+    if isinstance(error, NoOptionError):
+        return f"{override}: {key} is a group, and takes one of its options{did_you_mean('', group_options(group))}"
+    if isinstance(error, CircleError):
+        return f"{override}: {error}"
     if "No earlier Group Default" in str(error):
         return (
             f"{override}: {reason(error)}; name a group by its whole path (override /training_components/loss: …) in a "
             "file that starts with the line '# @package _global_'"
         )
-    if isinstance(cause, ValidationError) and "is not a subclass of" in str(cause):
+    if isinstance(cause, ValidationError) and "is not a subclass of" in str(cause) and "In '" not in str(error)[:4]:
         return f"{override}: {key} is a section, not a value: set one of its keys, {key}.…=…"
-    if isinstance(cause, ValidationError) and not _TYPE_IN_FILE.match(str(error)):
-        return f"{override}: {_first_line(cause)} (its type is declared in accelerator/cli/compose/schema.py)"
-    known = [*_dotted(plain(config, resolve=False)), *groups(), *aliases()]
-    if told := _in_file(error, known):
+    known = [*dotted(plain(config, resolve=False)), *groups(), *aliases()]
+    if told := in_file(error, known):
         return f"{override}: {told}"
+    if isinstance(cause, ValidationError):
+        expected = of_type(first_line(cause))
+        if expected is None:
+            return f"{override}: {first_line(cause)} (its type is declared in accelerator/cli/compose/schema.py)"
+        return f"{override}: expected {expected}{f', {key}=[{value}]' if expected == 'a list' else ''}"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) or "Could not override" in str(error):
         wrong = (getattr(cause, "full_key", None) or key) if key in known else key
         return f"{override}: there is no key '{wrong}'{did_you_mean(wrong, known, most=1, show=0)}"
     return f"{override}: {reason(error)}"
 
 
-def _in_file(error: BaseException, known: Sequence[str]) -> str | None:
-    """What a config file has wrong: a key that nobody knows, or a value of another type; None if it is neither.
+def _component_of(folder: str, name: str, config: DictConfig) -> str | None:
+    """What to type for a component that has a name and no file; None if there is no such component."""
+    from accelerator.runtime.run import import_modules
+    from accelerator.utilities.base_registry import registry
 
-    Args:
-        error: as the composition raised it.
-        known: keys there are.
-    """
-    if (found := _IN_FILE.match(str(error))) is not None:
-        file, wrong = found["file"], found["key"]
-        near = did_you_mean(wrong, known, most=1, show=0)
-        if wrong == file.split("/")[0]:
-            near = "; a file of this group starts with the line '# @package _global_'"
-        return f"configs/{file}.yaml sets '{wrong}', and there is no such key{near}"
-    if (found := _TYPE_IN_FILE.match(str(error))) is None:
+    kind = next((kind for kind in KINDS.values() if kind.folder == folder), None)
+    if kind is None:
         return None
-    if (section := _SECTION_IN_FILE.match(found["told"])) is not None:
-        name = section["section"].lower()
-        return f"configs/{found['file']}.yaml sets {name} to {section['value']}: expected a mapping of its keys"
-    return f"configs/{found['file']}.yaml sets {found['key']}: {found['told']}"
+    try:
+        with suppress(ConfigError):
+            import_modules(plain(config, resolve=False)["imports"])
+        registry(kind.name).get(name)
+    except ConfigError:
+        return None
+    section = kind.package or folder
+    alone = f"{section}.{name}.name={name} adds it, and " if folder in ("callbacks", "metrics") else ""
+    if "custom" in group_options(folder):
+        alone = f"{section}=custom {section}.name={name} takes it, and "
+    return f"the {kind.name} is there: {alone}accelerator add {kind.name} {name} writes a file of it"
 
 
 def _interpolations(config: DictConfig) -> list[str]:
     """Every value that takes its own from where there is none; what only follows another such value is not told."""
     broken: dict[str, str] = {}
-    for key in _dotted(plain(config, resolve=False)):
+    for key in dotted(plain(config, resolve=False)):
         try:
             OmegaConf.select(config, key)
         except OmegaConfBaseException as error:
             broken[key] = reason(error)
-    follows = {key: re.findall(r"\$\{([\w.]+)\}", str(_written(config, key))) for key in broken}
+    follows = {key: re.findall(r"\$\{([\w.]+)\}", str(written(config, key))) for key in broken}
     first = [key for key in broken if not any(other in broken for other in follows[key])]
     return [broken[key] for key in first or list(broken)[:1]]  # a circle is told once
 
@@ -289,14 +296,3 @@ def _first_value(override: str) -> str:
         return override
     first = next(iter(parsed.sweep_string_iterator()))
     return f"{override.split('=', 1)[0]}={first}"
-
-
-def _dotted(node: Any, prefix: str = "") -> list[str]:
-    if not isinstance(node, dict):
-        return [prefix]
-    below = [path for key, value in node.items() for path in _dotted(value, f"{prefix}.{key}" if prefix else str(key))]
-    return below + ([prefix] if prefix else [])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

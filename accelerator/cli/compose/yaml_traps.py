@@ -27,6 +27,7 @@ DEEPEST = 50  # mappings and lists inside one another
 _CORE = "tag:yaml.org,2002:"
 _PLAIN_TAGS = frozenset(f"{_CORE}{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq"))
 _WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+_DIGITS = re.compile(r"-?[0-9]+")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 
@@ -53,6 +54,8 @@ def traps(text: str) -> Iterator[tuple[int, str]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = " ".join(part for part in (error.context, error.problem) if part)
+        if mark and _at(text, mark) == "\t":
+            said = f"a tab in column {mark.column + 1}: indent by spaces"
         yield (mark.line + 1 if mark else 1), f"not valid YAML: {said}"
     except yaml.YAMLError as error:
         yield 1, f"not valid YAML: {' '.join(str(error).split())}"
@@ -62,13 +65,18 @@ def traps(text: str) -> Iterator[tuple[int, str]]:
 def guarded(trusted: Path) -> Iterator[None]:
     """While inside, Hydra reads no file with a trap in it, and each file once, however often it composes.
 
+    A byte order mark before the first line is read past, and faults of defaults lists are told.
+
     Args:
         trusted: files below this folder are not looked at.
     """
     from hydra._internal.core_plugins.file_config_source import FileConfigSource
+    from hydra.plugins.config_source import ConfigSource
     from omegaconf import DictConfig, OmegaConf
 
-    load = FileConfigSource.load_config
+    from accelerator.cli.compose.defaults_lists import faults_told
+
+    load, header = FileConfigSource.load_config, ConfigSource._get_header_dict
     known: dict[tuple[str, str], Any] = {}
 
     def load_once(self: Any, config_path: str) -> Any:
@@ -89,7 +97,14 @@ def guarded(trusted: Path) -> Iterator[None]:
                 raise ConfigFileError(problems)
         return loaded
 
-    with patch.object(FileConfigSource, "load_config", load_once):
+    def header_of(text: str) -> Any:
+        return header(text.removeprefix("\ufeff"))  # Hydra would not see '# @package' behind it
+
+    with (
+        patch.object(FileConfigSource, "load_config", load_once),
+        patch.object(ConfigSource, "_get_header_dict", staticmethod(header_of)),
+        faults_told(),
+    ):
         yield
 
 
@@ -127,7 +142,7 @@ class _Walk:
                     yield line, "a list: a config file holds a mapping, key: value"
                 yield from _of_tag(event.tag, line)
                 yield from self._placed(line, None)
-                self.open.append(_Node(event.anchor, isinstance(event, yaml.MappingStartEvent)))
+                self.open.append(_Node(event.anchor, isinstance(event, yaml.MappingStartEvent), event.flow_style))
                 if len(self.open) > DEEPEST:
                     yield line, f"more than {DEEPEST} mappings and lists inside one another"
                     return
@@ -157,15 +172,26 @@ class _Walk:
             if key in node.keys and key != "<<":
                 yield line, f"the key '{key}' stands in line {node.keys[key]} already; keep one of the two"
             node.keys.setdefault(key, line)
+        elif node.flow and key == "" and all(_DIGITS.fullmatch(scalar) for scalar in node.last):
+            whole, part = node.last
+            yield line, f"YAML reads {whole},{part} as two entries: write {whole}.{part}, or [{whole}, {part}]"
+        node.last = (node.last[-1], key or "")
         node.at_key = not node.at_key
 
 
 class _Node:
-    def __init__(self, anchor: str | None, mapping: bool) -> None:
-        self.anchor, self.mapping = anchor, mapping
+    def __init__(self, anchor: str | None, mapping: bool, flow: bool) -> None:
+        self.anchor, self.mapping, self.flow = anchor, mapping, flow
         self.size = 1
         self.at_key = True
         self.keys: dict[str, int] = {}
+        self.last: tuple[str, str] = ("", "")  # two scalars in it, keys and values alike
+
+
+def _at(text: str, mark: Any) -> str:
+    """The character at a mark; "" behind the last."""
+    line = "".join(text.splitlines()[mark.line : mark.line + 1])
+    return line[mark.column : mark.column + 1]
 
 
 def _of_scalar(event: Any, line: int) -> Iterator[tuple[int, str]]:

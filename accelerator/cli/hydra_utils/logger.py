@@ -77,7 +77,7 @@ def _changes(key: str, was: Any, now: Any, written: Any) -> Iterator[str]:
 
 
 def _component(section: Mapping[str, Any]) -> str | None:
-    named = section.get("_target_") or section.get("name")
+    named = section.get("name") or section.get("_target_")
     return named if isinstance(named, str) else None
 
 
@@ -100,7 +100,7 @@ def _last(run_dir: Path) -> Path | None:
 
 
 def _is_training(folder: Path) -> bool:
-    from accelerator.cli.load import COMPOSITION
+    from accelerator.cli.run_files import COMPOSITION
 
     if not (folder / CONFIG).is_file():
         return False

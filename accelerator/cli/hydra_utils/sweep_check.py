@@ -18,7 +18,7 @@ MOST = 40  # values that are looked at; a group's option takes a tenth of a seco
 def check_sweep(arguments: Sequence[str], *, signatures: bool) -> None:
     """Compose a run with each swept value, the other keys at their first, and compare it with the components.
 
-    What a sweeper draws by itself (``interval(…)``, ``range(…)``) is not looked at.
+    What a sweeper draws by itself (``interval(…)``, ``range(…)``, ``hydra.sweeper.params``) is not looked at.
 
     Args:
         arguments: the command line, with ``-m``.
@@ -28,12 +28,14 @@ def check_sweep(arguments: Sequence[str], *, signatures: bool) -> None:
         ConfigError: values that no job could run with.
     """
     from accelerator.cli.compose.compose import COMPOSITION_ERRORS, aliases, composer, groups, plain
-    from accelerator.cli.compose.mistakes import diagnose, reason
+    from accelerator.cli.compose.mistakes import diagnose
+    from accelerator.cli.compose.reasons import reason
     from accelerator.runtime.run import check_config
 
     variants = _variants(arguments)
-    if len(variants) < 2 and not any(argument.startswith("sweep.vectorize=") for argument in arguments):
-        return
+    together = any(argument.startswith("sweep.vectorize=") for argument in arguments)
+    if not variants or (len(variants) == 1 and not together and _draws(arguments)):
+        return  # what is required may be what the sweeper draws
     problems: list[str] = []
     refused: list[list[str]] = []
     first: DictConfig | None = None
@@ -44,6 +46,8 @@ def check_sweep(arguments: Sequence[str], *, signatures: bool) -> None:
                 config = None if first is None or changed is None else _changed(first, changed, known)
                 config = compose(overrides) if config is None else config
                 first = first or config
+                if len(variants) == 1 and config.hydra.sweeper.get("params"):
+                    return
                 if signatures:
                     _check_launcher(config)
                     check_config(plain(config))
@@ -89,6 +93,21 @@ def _changed(first: DictConfig, override: Override, groups: Collection[str]) -> 
     config = copy.deepcopy(first)
     OmegaConf.update(config, key, value, merge=True, force_add=opened([typed]) != [typed])
     return config
+
+
+def first_job(arguments: Sequence[str]) -> list[str]:
+    """The overrides of a sweep's first job; the command line as it is where they cannot be read."""
+    variants = _variants(arguments)
+    return variants[0][0] if variants else [a for a in arguments if a not in ("-m", "--multirun")]
+
+
+def _draws(arguments: Sequence[str]) -> bool:
+    """Whether the sweeper draws values by itself."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    typed = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    parsed = OverridesParser.create().parse_overrides(typed)
+    return any(override.is_sweep_override() and not override.is_choice_sweep() for override in parsed)
 
 
 def _variants(arguments: Sequence[str]) -> list[tuple[list[str], Override | None]]:

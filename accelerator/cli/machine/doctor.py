@@ -25,7 +25,10 @@ def doctor_command(arguments: list[str]) -> int:
 
 
 def _arguments(parser: ArgumentParser) -> None:
+    from accelerator.cli.project.status import no_import_argument
+
     parser.add_argument("--json", action="store_true", help="print it for programs")
+    no_import_argument(parser)
 
 
 def _doctor(options: Namespace) -> int:
@@ -46,6 +49,8 @@ def _doctor(options: Namespace) -> int:
     if not options.json:
         print(f"{text.rstrip()}\n\nmachine", flush=True)
     checks = verified(silent=options.json)
+    if configs and not options.json:
+        print("./configs: broken, as told above")
     if options.json:
         print(json.dumps({"configs": json.loads(text), "checks": [asdict(check) for check in checks]}, indent=1))
     return 1 if any(check.status == "broken" for check in checks) else configs

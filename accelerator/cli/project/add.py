@@ -1,6 +1,7 @@
 """``accelerator add``: a component gets its YAML, and is begun where there is none yet.
 
-Signatures are read from source; only ``--trust`` imports. Nothing is overwritten without ``--force``.
+Signatures are read from source; only ``--trust`` imports, and an experiment, which is checked as a run is. Nothing is
+overwritten without ``--force``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ examples
   accelerator add experiment mine model=mlp loss=huber optimizer.lr=0.003
   accelerator add domain chemistry                         a package of components, for others to install
   accelerator add --sync --dry-run                         what the config tree lacks, what in it is stale or different
+  accelerator add --sync loss cubic                        the same of one component; add --sync loss: of a kind
 
 A YAML in ./configs takes the place of the packaged one of that name. Defaults are values, what must be given is ???,
 and what the run fills in (input_shape, params, …) is left out."""
@@ -57,7 +59,7 @@ def add_command(arguments: list[str]) -> int:
 def _arguments(parser: ArgumentParser) -> None:
     parser.usage = (
         "accelerator add KIND NAME [--target PATH | --new] [--dry-run] [--force] [--trust]\n"
-        "       accelerator add --sync [--dry-run]"
+        "       accelerator add --sync [KIND [NAME]] [--dry-run]"
     )
     parser.add_argument("kind", nargs="?", metavar="KIND", help="of component; see below")
     parser.add_argument("name", nargs="?", metavar="NAME", help="of the component, and of its option")
@@ -69,7 +71,7 @@ def _arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace a file that is there")
     parser.add_argument("--trust", action="store_true", help="import the module, where its source does not tell enough")
-    parser.add_argument("--sync", action="store_true", help="bring every registered component into the config tree")
+    parser.add_argument("--sync", action="store_true", help="bring the project's own components into the config tree")
     parser.add_argument("--index", action="store_true", help="write the index of the packaged configs anew")
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
 
@@ -90,10 +92,15 @@ def _form(options: Namespace) -> str:
     Raises:
         ConfigError: something is missing, or there is too much.
     """
-    if options.sync or options.index:
+    if options.index:
         if options.kind is not None:
-            raise ConfigError(f"--{'sync' if options.sync else 'index'} is about all kinds: leave out '{options.kind}'")
-        return "sync" if options.sync else "index"
+            raise ConfigError(f"--index is about all kinds: leave out '{options.kind}'")
+        return "index"
+    if options.sync:
+        if options.overrides:
+            raise ConfigError(f"'{options.overrides[0]}' is one argument too many: accelerator add --sync KIND NAME")
+        options.kind = None if options.kind is None else kind_of(options.kind)
+        return "sync"
     if options.kind is None:
         raise ConfigError("which kind of component? accelerator add KIND NAME; see accelerator add --help")
     if options.kind not in ("domain", "experiment"):

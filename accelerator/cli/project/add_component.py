@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -14,10 +15,11 @@ from accelerator.cli.paths import packaged_configs
 from accelerator.cli.project.catalogue import Catalogue, module_of
 from accelerator.cli.project.component_yaml import MISSING, PLACES, component_yaml, defaults_of
 from accelerator.cli.project.generated import KEPT, NEW, REPLACED, SAME, UPDATED, Generated
+from accelerator.cli.project.kind_check import wrong_kind
 from accelerator.cli.project.kinds import Kind
-from accelerator.cli.project.project import Project, check_name, here, load_mapping
+from accelerator.cli.project.project import Project, check_name, load_mapping, to_write_in
 from accelerator.errors import ConfigError, did_you_mean
-from accelerator.utilities.files import short, write_text
+from accelerator.utilities.files import short
 from accelerator.utilities.signatures import REQUIRED, Signature, signature_of
 
 
@@ -43,9 +45,14 @@ class Component(NamedTuple):
 
 def add_component(options: Namespace) -> None:
     """Write the YAML of a component, and say how it is used."""
-    project, kind, name = here(), options.kind, check_name(options.name, f"a {options.kind.name}")
+    project, kind, name = to_write_in(), options.kind, options.name
     catalogue = Catalogue(project)
+    if not _has_a_hyphen(name) or not (catalogue.names(kind).get(name) or catalogue.elsewhere(kind, name)):
+        check_name(name, f"a {kind.name}")
     component = _found(catalogue, kind, name, options.target, trust=options.trust)
+    catalogue.warn()
+    if wrong := wrong_kind(kind, component.signature.path, catalogue.source):
+        raise ConfigError(wrong)
     places = places_of(kind, options.place)
     text = component_yaml(kind, name, component.signature, component.reference, places=places, given=component.given)
     path = project.configs / kind.folder / f"{name}.yaml"
@@ -56,11 +63,12 @@ def add_component(options: Namespace) -> None:
         raise ConfigError(f"{short(path)} is there already, {edited}, and differs: --force replaces it")
     imports = None if component.needs_import is None else project.with_import(component.needs_import)
     if not options.dry_run:
+        files = {} if imports is None else {project.file: imports}
         if outcome != SAME:
-            generated.write(path, text, by="add", **component.facts(kind))
-            generated.save()
-        if imports is not None:
-            write_text(project.file, imports)
+            files[path] = text
+            generated.remember(path, text, by="add", **component.facts(kind))
+        if files:
+            generated.write(files)
     told(path, text, outcome, dry_run=options.dry_run)
     if imports is not None:
         added = "would get" if options.dry_run else "has"
@@ -69,6 +77,24 @@ def add_component(options: Namespace) -> None:
         print(f"it takes the place of the packaged configs/{kind.folder}/{path.name}")
     print(f"component: {component.signature.path}")
     tell_next(kind, name, component)
+
+
+def _has_a_hyphen(name: str) -> bool:
+    """Whether it is no name of Python, and yet one that a component can be registered under, and an option called."""
+    return re.fullmatch(r"[A-Za-z]\w*(-\w+)+", name, re.ASCII) is not None
+
+
+def written_again(catalogue: Catalogue, kind: Kind, name: str) -> str | None:
+    """What ``accelerator add KIND NAME`` writes of an installed component; None where it would write nothing."""
+    if name in catalogue.own[kind.name]:
+        return None
+    try:
+        component = _found(catalogue, kind, name, None, trust=False)
+    except ConfigError:
+        return None
+    if component.needs_import is not None:
+        return None
+    return component_yaml(kind, name, component.signature, component.reference, given=component.given)
 
 
 def told(path: Path, text: str, outcome: str, *, dry_run: bool) -> None:

@@ -6,17 +6,18 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
+from accelerator.cli.command import working_directory_importable
 from accelerator.cli.project.add_component import told
 from accelerator.cli.project.component_yaml import written
 from accelerator.cli.project.generated import KEPT, SAME, Generated
-from accelerator.cli.project.project import check_name, here
+from accelerator.cli.project.project import check_name, to_write_in
 from accelerator.errors import ConfigError
 from accelerator.utilities.files import short, write_text
 
 
 def add_experiment(options: Namespace) -> None:
     """Write an experiment that chooses and sets what the overrides do."""
-    project, name = here(), check_name(options.name, "an experiment")
+    project, name = to_write_in(), check_name(options.name, "an experiment")
     path = project.configs / "experiment" / f"{name}.yaml"
     text = _text(name, options.overrides)
     outcome = Generated(project).outcome(path, text, force=options.force)
@@ -32,12 +33,13 @@ def _text(name: str, overrides: Sequence[str]) -> str:
     """The experiment's YAML.
 
     Raises:
-        ConfigError: the overrides do not compose, or are of a kind that no file can hold.
+        ConfigError: training would refuse the overrides, or they are of a kind that no file can hold.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from accelerator.cli.compose.compose import COMPOSITION_ERRORS, aliases, composer, groups
+    from accelerator.cli.compose.compose import COMPOSITION_ERRORS, aliases, check_present, composer, groups, plain
     from accelerator.cli.compose.mistakes import diagnose
+    from accelerator.runtime.run import check_config
 
     if wrong := [text for text in overrides if "=" not in text and not text.startswith("~")]:
         raise ConfigError(f"'{wrong[0]}' is no override: write key=value, or group=option")
@@ -48,11 +50,15 @@ def _text(name: str, overrides: Sequence[str]) -> str:
                 f"{sweeps[0]} is a sweep: an experiment is one run; sweep over it by accelerator train -m "
                 f"experiment={name} {sweeps[0]}"
             )
-        with composer() as compose:
-            compose(overrides)
+        # What the project registers has to be known, as it is to a run.
+        with working_directory_importable(), composer() as compose:
+            config = compose(overrides)
             known, short_names = groups(), aliases()
+            check_present(config)
+            check_config(plain(config))
     except COMPOSITION_ERRORS as error:
-        raise diagnose(overrides, error) from error
+        with working_directory_importable():
+            raise diagnose(overrides, error) from error
     base: list[str] = []
     choices: list[str] = []
     values: dict[str, Any] = {}

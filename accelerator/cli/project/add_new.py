@@ -10,10 +10,10 @@ from accelerator.cli.project.catalogue import Catalogue, imports_all
 from accelerator.cli.project.component_yaml import component_yaml
 from accelerator.cli.project.generated import Generated, check_absent
 from accelerator.cli.project.kinds import Kind
-from accelerator.cli.project.project import check_inside, check_name, here
+from accelerator.cli.project.project import check_inside, check_name, here, to_write_in
 from accelerator.cli.project.templates import camel, filled, templates
 from accelerator.errors import ConfigError
-from accelerator.utilities.files import short, write_text
+from accelerator.utilities.files import short, write_together
 from accelerator.utilities.signatures import signature_of
 
 PACKAGE = "components"  # where a project has no package of its own yet
@@ -28,7 +28,7 @@ def add_new(options: Namespace) -> None:
     if f"{kind.name}.py" not in templates("new"):
         able = ", ".join(sorted(t.removesuffix(".py") for t in templates("new") if not t.endswith("_test.py")))
         raise ConfigError(f"--new begins one of: {able.replace('package, ', '')}; a {kind.name} is written by hand")
-    project = here()
+    project = to_write_in()
     catalogue = Catalogue(project)
     if (taken := catalogue.names(kind).get(name)) is not None:
         raise ConfigError(f"there is a {kind.name} '{name}' already: {taken}; choose another name")
@@ -49,18 +49,16 @@ def add_new(options: Namespace) -> None:
     check_absent({config: text})
 
     generated = Generated(project)
-    shown = [*files, *([] if imports is None else [project.file]), config]
-    for path in shown:
+    files |= {} if imports is None else {project.file: imports}
+    if not config.exists():
+        files[config] = text
+        generated.remember(config, text, by="add", **component.facts(kind))
+    if not options.dry_run:
+        generated.write(files)
+    for path in files:
         print(f"{short(path)}: {'would write' if options.dry_run else 'written'}")
     if options.dry_run:
         return
-    for path, content in files.items():
-        write_text(path, content)
-    if imports is not None:
-        write_text(project.file, imports)
-    if not config.exists():
-        generated.write(config, text, by="add", **component.facts(kind))
-        generated.save()
     tell_next(kind, name, component)
     print(f"      edit {short(code)}; python -m pytest {short(_test(project.root, kind, name))} tries it")
 
@@ -78,10 +76,11 @@ def add_domain(options: Namespace) -> None:
         folder / "tests" / f"test_{name}_loss.py": filled("new/loss_test.py", **words),
     }
     check_absent(files)
-    for path, text in files.items():
+    for path in files:
         check_inside(path, project.root)
-        if not options.dry_run:
-            write_text(path, text)
+    if not options.dry_run:
+        write_together(files)
+    for path in files:
         print(f"{short(path)}: {'would write' if options.dry_run else 'written'}")
     print(f"{short(folder / name / '__init__.py')} names its components; runs know them once it is installed")
     print(f"next: pip install -e {short(folder)}")

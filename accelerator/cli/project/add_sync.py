@@ -1,4 +1,8 @@
-"""``accelerator add --sync``: the config tree beside what is registered: what is new, stale or different."""
+"""``accelerator add --sync``: the config tree beside what is registered: what is new, stale or different.
+
+New is what the project, or an installed package of components, registers and no file names. The platform's own need no
+file; ``accelerator add --sync KIND`` writes one for those too that have none.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,14 @@ from accelerator.cli.project.catalogue import Catalogue
 from accelerator.cli.project.component_yaml import MISSING, PLACES, component_yaml, defaults_of
 from accelerator.cli.project.config_tree import Option, Part, options_below, read_option
 from accelerator.cli.project.generated import Generated
+from accelerator.cli.project.kind_check import wrong_kind
 from accelerator.cli.project.kinds import KINDS, Kind
-from accelerator.cli.project.project import Project, here
+from accelerator.cli.project.project import Project, to_write_in
 from accelerator.errors import ConfigError
 from accelerator.utilities.files import short
 from accelerator.utilities.signatures import REQUIRED, Signature, signature_of
+
+_PLATFORM = ("accelerator.", "domain.")  # modules of this distribution
 
 NEW, STALE, DIFFERENT, UPDATED, BROKEN = "new", "stale", "different", "updated", "broken"
 
@@ -27,7 +34,7 @@ class Finding(NamedTuple):
 
     Attributes:
         state: `NEW`, `STALE` (its component is gone), `DIFFERENT` (the signature says something else), `UPDATED` (the
-            same, and nobody has edited the file), or `BROKEN` (it cannot be read).
+            same, and nobody has edited the file), or `BROKEN` (it cannot be read, or is of another kind).
         file: the config.
         text: what is so.
         content: what the file is to hold, for `NEW` and `UPDATED`.
@@ -43,27 +50,32 @@ class Finding(NamedTuple):
 
 def sync(options: Namespace) -> None:
     """Write what is new, update what nobody edited, and report what is left to the user."""
-    project = here()
+    project = to_write_in()
     generated = Generated(project)
-    findings = [*compared(project, generated)]
+    kind: Kind | None = options.kind
+    findings = [finding for finding in compared(project, generated) if _is_meant(finding.file, project, options)]
     told = {finding.file for finding in findings}
-    findings += [finding for finding in missing(project) if finding.file not in told]
+    findings += [finding for finding in missing(project, kind, options.name) if finding.file not in told]
+    Catalogue(project).warn()
+    files: dict[Path, str] = {}
     for finding in findings:
-        if not options.dry_run and finding.component is not None:
-            kind = _kind_at(finding.file, project)
+        if finding.component is not None:
             generated.outcome(finding.file, finding.content)  # refuses what leads out of the project
-            generated.write(finding.file, finding.content, by="add", **finding.component.facts(kind))
-    if not options.dry_run:
-        generated.save()
+            facts = finding.component.facts(_kind_at(finding.file, project))
+            generated.remember(finding.file, finding.content, by="add", **facts)
+            files[finding.file] = finding.content
+    if files and not options.dry_run:
+        generated.write(files)
     width = max((len(finding.state) for finding in findings), default=0)
     for finding in findings:
         print(f"{finding.state:<{width}}  {short(finding.file)}  {finding.text}")
     written = sum(finding.component is not None for finding in findings)
     left = len(findings) - written
     if not findings:
-        print("every registered component is in the config tree, with the arguments it takes")
+        print(_nothing(project, kind, options.name))
     elif options.dry_run and written:
-        print(f"\nnext: accelerator add --sync  writes {_files(written)}")
+        meant = " ".join(["accelerator add --sync", *([] if kind is None else [kind.name]), options.name or ""])
+        print(f"\nnext: {meant.strip()}  writes {_files(written)}")
     if left:
         print(f"\n{left} of these are for you to mend: edit or remove the file, or accelerator add KIND NAME --force")
 
@@ -81,24 +93,34 @@ def compared(project: Project, generated: Generated) -> Iterator[Finding]:
                 yield Finding(BROKEN, file, problem.removeprefix(f"{short(file)}, "))
             continue
         for part in option.parts:
-            if part.is_open:
+            if part.is_open or (part.kind.name, part.reference[1]) in catalogue.twice:
                 continue
             try:
                 signature = part.signature(catalogue)
             except ConfigError as error:
                 yield Finding(STALE, file, f"{part.key}: {error}" if part.key else str(error))
                 continue
-            if changes := list(_changes(part, signature, generated.entry(file))):
+            if wrong := wrong_kind(part.kind, signature.path, catalogue.source):
+                yield Finding(BROKEN, file, f"{part.key}: {wrong}" if part.key else wrong)
+            elif changes := list(_changes(part, signature, generated.entry(file))):
                 yield _changed(option, part, signature, generated, "; ".join(changes))
 
 
-def missing(project: Project) -> Iterator[Finding]:
-    """The registered components that no file names."""
+def missing(project: Project, only: Kind | None = None, called: str | None = None) -> Iterator[Finding]:
+    """The registered components that no file names.
+
+    Args:
+        project: whose files they are.
+        only: of this kind, with those of the platform; else of every kind, without.
+        called: only the one of this name.
+    """
     catalogue = Catalogue(project)
     named = set(_named(packaged_configs())) | (set(_named(project.configs)) if project.configs.is_dir() else set())
-    for kind in KINDS.values():
+    for kind in KINDS.values() if only is None else [only]:
         for name, path in sorted(catalogue.names(kind).items()):
-            if (kind.name, name) in named:
+            if (kind.name, name) in named or called not in (None, name):
+                continue
+            if only is None and name not in catalogue.own[kind.name] and path.startswith(_PLATFORM):
                 continue
             component = Component(("name", name), signature_of(path, catalogue.source), None)
             text = component_yaml(kind, name, component.signature, component.reference)
@@ -150,6 +172,28 @@ def _named(root: Path) -> Iterator[tuple[str, str]]:
         except ConfigError:
             continue
         yield from ((part.kind.name, part.reference[1]) for part in option.parts if part.reference[0] == "name")
+
+
+def _is_meant(file: Path, project: Project, options: Namespace) -> bool:
+    """Whether a file is of the kind and the name that were given."""
+    if options.kind is None:
+        return True
+    return file.parent == project.configs / options.kind.folder and options.name in (None, file.stem)
+
+
+def _nothing(project: Project, kind: Kind | None, name: str | None) -> str:
+    """What is said where nothing is to be done.
+
+    Raises:
+        ConfigError: there is no component of the name.
+    """
+    if kind is None:
+        return "every component of this project is in the config tree, with the arguments it takes"
+    catalogue = Catalogue(project)
+    if name is not None and name not in catalogue.names(kind):
+        raise catalogue.unknown(kind, name)
+    what = f"every {kind.name}" if name is None else f"the {kind.name} '{name}'"
+    return f"{what} is in the config tree, with the arguments it takes"
 
 
 def _kind_at(file: Path, project: Project) -> Kind:

@@ -7,14 +7,18 @@ project's own modules register, and torch's namespaces for the kinds whose membe
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import NamedTuple
 
+from accelerator.cli.paths import packaged_configs
+from accelerator.cli.project.kind_check import wrong_kind
 from accelerator.cli.project.kinds import KINDS, Kind
-from accelerator.cli.project.project import Project
+from accelerator.cli.project.project import Project, load_mapping
 from accelerator.errors import ConfigError, did_you_mean
 from accelerator.utilities.base_registry import ENTRY_POINT_GROUP, NAMESPACES
 from accelerator.utilities.files import short
@@ -26,6 +30,14 @@ PASSED_OVER = frozenset(
 )
 
 _DEPTH = 3  # folders below the project in which modules are looked for that nothing imports
+
+
+class _Registered(NamedTuple):
+    """What a project's modules register: paths by kind and name, what is wrong, and what two components are called."""
+
+    members: dict[str, dict[str, str]]
+    problems: list[str]
+    twice: set[tuple[str, str]]
 
 
 @dataclass
@@ -58,15 +70,42 @@ class Catalogue:
                 found.setdefault(kind, {}).update(members)
         return found
 
-    @cached_property
+    @property
     def own(self) -> dict[str, dict[str, str]]:
         """The same of what the project's imports register: the modules named there, and what those import of theirs."""
-        found: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+        return self._registered.members
+
+    @property
+    def problems(self) -> list[str]:
+        """What keeps modules of the project from being read, and which names two components have."""
+        return self._registered.problems
+
+    @property
+    def twice(self) -> set[tuple[str, str]]:
+        """Kind and name of what two components are called."""
+        return self._registered.twice
+
+    def warn(self) -> None:
+        """Tell the `problems`, where they keep a command from nothing else."""
+        for problem in self.problems:
+            warnings.warn(problem, stacklevel=2)
+
+    @cached_property
+    def _registered(self) -> _Registered:
+        read = _Registered({kind: {} for kind in KINDS}, [], set())
         for name in self.project.imports:
-            for module in self._imported(name):
+            for module in self._imported(name, read.problems):
                 for kind, member, target in registrations(module.tree):
-                    found.setdefault(kind, {})[member] = f"{module.name}:{target}"
-        return found
+                    path = f"{module.name}:{target}"
+                    known = read.members[kind].get(member) or self.packaged[kind].get(member) or path
+                    if known == path:
+                        read.members[kind][member] = path
+                    else:
+                        read.twice.add((kind, member))
+                        read.problems.append(
+                            f"two {kind} components are called '{member}': {known} and {path}; rename one"
+                        )
+        return read
 
     def names(self, kind: Kind) -> dict[str, str]:
         """The registered members of a kind, with their paths."""
@@ -102,7 +141,12 @@ class Catalogue:
         """What is to be said of a name that nothing answers to."""
         known = [*self.names(kind)]
         if kind.name in NAMESPACES and (module := self.source.module(NAMESPACES[kind.name])) is not None:
-            known += [each for each in self.source.names(module) if each[:1].isupper()]
+            for each in self.source.names(module):
+                path = self.in_namespace(kind, each) if each[:1].isupper() else None
+                if path is not None and wrong_kind(kind, path, self.source) is None:
+                    known.append(each)
+        folded = {name.lower() for name in known}
+        known += [name for name in _presets(kind) if name.lower() not in folded]  # adam is Adam
         return ConfigError(
             f"there is no {kind.name} '{name}'{did_you_mean(name, known)}; give --target package.module.Name or "
             f"file.py:Name for one that is not registered, --new to begin one"
@@ -122,12 +166,18 @@ class Catalogue:
             )
         return content
 
-    def _imported(self, name: str) -> Iterator[Module]:
-        """A module, and those of its own package that importing it imports."""
+    def _imported(self, name: str, problems: list[str]) -> Iterator[Module]:
+        """A module, and those of its own package that importing it imports; ``problems`` gets what cannot be read."""
         head, waiting, seen = name.split(".")[0], [name], set()
         while waiting:
-            module = None if (at := waiting.pop()) in seen else self.source.module(at)
+            if (at := waiting.pop()) in seen:
+                continue
             seen.add(at)
+            try:
+                module = self.source.module(at)
+            except ConfigError as error:
+                problems += error.problems
+                continue
             if module is None:
                 continue
             yield module
@@ -140,6 +190,12 @@ class Catalogue:
                     base = imported_from(module, node)
                     if base.split(".")[0] == head:
                         waiting += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+
+
+def _presets(kind: Kind) -> list[str]:
+    """The packaged options that hold a component under another name than its own."""
+    files = (packaged_configs() / kind.folder).glob("*.yaml")
+    return [file.stem for file in files if isinstance(load_mapping(file).get("name"), str)]
 
 
 def registrations(tree: ast.Module) -> Iterator[tuple[str, str, str]]:

@@ -18,6 +18,7 @@ from accelerator.cli.actions import run_alone
 from accelerator.cli.compose.composed import PLACES as ROOTS
 from accelerator.cli.project.generated import Generated
 from accelerator.cli.project.project import Project, here
+from accelerator.cli.project.regenerable import regenerable
 from accelerator.cli.tables import clean as printable
 from accelerator.errors import UserError
 from accelerator.utilities.files import short
@@ -28,12 +29,16 @@ CACHES = frozenset({"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"
 # What a run leaves in its folder, in any case: one of these.
 _OF_A_RUN = ((".lock",), ("journal.jsonl",), ("config.yaml", "overrides.yaml"))
 
+_GOING = ".being-removed"  # ends the name of a run's folder from then on
+
 _EPILOG = """examples
   accelerator clean                        show everything that could go, and ask
   accelerator clean --caches --yes         caches, without asking
   accelerator clean --outputs --dry-run    what runs have left, with sizes
 
-Runs that are at work stay, and those whose record has not arrived in MLflow (accelerator tracking sync sends it)."""
+Runs that are at work stay, and those whose record has not arrived in MLflow (accelerator tracking sync sends it). Of
+generated configs those go that accelerator add or configure would write again as they are: those with a --target stay,
+those of the project's own components, and what a file of ./configs chooses."""
 
 
 class Item(NamedTuple):
@@ -53,7 +58,7 @@ def clean_command(arguments: list[str]) -> int:
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--outputs", action="store_true", help="the folders of runs: outputs/, multirun/, studies/")
     parser.add_argument("--caches", action="store_true", help="what Python and tools of development keep")
-    parser.add_argument("--configs", action="store_true", help="generated configs that nobody has edited")
+    parser.add_argument("--configs", action="store_true", help="generated configs that nobody has edited or chooses")
     parser.add_argument("--records", action="store_true", help="files of runs that were deleted in MLflow")
     parser.add_argument("--yes", action="store_true", help="do not ask; says which parts go, so name them")
     parser.add_argument("--dry-run", action="store_true", help="show what would go, and remove nothing")
@@ -104,7 +109,9 @@ def _ended(folder: Path, depth: int = 6) -> Iterator[Item | str]:
         return
     inner = [found for child in sorted(folder.iterdir()) for found in _ended(child, depth - 1)]
     kept = [found for found in inner if isinstance(found, str)]
-    if not _is_run(folder):
+    if folder.name.startswith(".") and folder.name.endswith(_GOING):
+        yield Item("outputs", folder, size_of(folder))
+    elif not _is_run(folder):
         yield from inner
     elif kept:
         yield from kept
@@ -150,18 +157,8 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def _configs(project: Project) -> Iterator[Item | str]:
-    generated = Generated(project)
-    edited = 0
-    for name in generated.entries:
-        path = project.configs / name
-        if path.is_symlink() or not path.resolve().is_relative_to(project.configs.resolve()):
-            yield f"{path} is not a file of ./configs"
-        elif generated.untouched(path):
-            yield Item("configs", path, path.stat().st_size)
-        else:
-            edited += path.exists()
-    if edited:
-        yield f"{edited} generated {'config' if edited == 1 else 'configs'} that somebody edited"
+    for found in regenerable(project):
+        yield found if isinstance(found, str) else Item("configs", found, found.stat().st_size)
 
 
 def _records(project: Project) -> Iterator[Item | str]:
@@ -229,31 +226,45 @@ def _agreed() -> bool:
 
 def _remove(project: Project, items: list[Item]) -> int:
     generated = Generated(project)
-    for item in items:
-        try:
-            if item.part == "outputs":
-                _remove_run(item.path)
-            elif item.path.is_dir():
-                shutil.rmtree(item.path)
-            elif item.part == "configs" and generated.untouched(item.path):
-                item.path.unlink()
-                generated.forget(item.path)
-        except OSError as error:
-            raise UserError(f"could not remove {error.filename or item.path}: {error.strerror}") from error
-        _remove_empty(item.path.parent, project.root)
-    if any(item.part == "configs" for item in items):
-        generated.save()
-        _remove_empty(project.configs, project.root)
-    print(f"removed {len(items)}, {size_text(sum(item.size for item in items))}")
+    gone: list[Item] = []
+    try:
+        for item in items:
+            try:
+                _remove_one(item, generated)
+            except OSError as error:
+                raise UserError(f"could not remove {error.filename or item.path}: {error.strerror}") from error
+            gone.append(item)
+            _remove_empty(item.path.parent, project.root)
+    finally:
+        if any(item.part == "configs" for item in gone):
+            generated.write({})
+            _remove_empty(project.configs, project.root)
+        of = f" of {len(items)}" if len(gone) < len(items) else ""
+        print(f"removed {len(gone)}{of}, {size_text(sum(item.size for item in gone))}")
     return 0
 
 
+def _remove_one(item: Item, generated: Generated) -> None:
+    if item.part == "outputs":
+        _remove_run(item.path)
+    elif item.path.is_dir():
+        shutil.rmtree(item.path)
+    elif item.part == "configs" and generated.untouched(item.path):
+        item.path.unlink()
+        generated.forget(item.path)
+
+
 def _remove_run(folder: Path) -> None:
-    """Remove a run's folder, and keep others from working in it meanwhile."""
+    """Remove a run's folder, and keep others from working in it meanwhile.
+
+    It gets another name first: what an interruption leaves of it is no run any more, and goes the next time.
+    """
     from accelerator.runtime.run_directory import owned
 
-    with owned(folder):
-        shutil.rmtree(folder)
+    if not folder.name.endswith(_GOING):
+        with owned(folder):
+            folder = folder.rename(folder.with_name(f".{folder.name}{_GOING}"))
+    shutil.rmtree(folder)
 
 
 def _remove_empty(folder: Path, root: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,13 @@ def read_option(file: Path, root: Path) -> Option:
     return Option(group, file.stem, file, _summary(file), tuple(_chosen(content, group)), parts)
 
 
+def chosen_by(option: Option, options: Iterable[Option]) -> list[str]:
+    """Which of some options choose one, as ``group=option``; a config of no group by its name."""
+    taken = f"{option.group}={option.name}"
+    choosing = [other for other in options if taken in other.chooses and other != option]
+    return [f"{other.group}={other.name}".lstrip("=") for other in choosing]
+
+
 def _parts(kind: Kind, content: Mapping[str, Any]) -> Iterator[Part]:
     if kind.form == "section":
         yield from _part(kind, "", content)
@@ -128,13 +135,20 @@ def _chosen(content: Mapping[str, Any], group: str) -> Iterator[str]:
     """The options that a defaults list names, as ``group=option``."""
     for item in content.get("defaults") or []:
         if isinstance(item, str) and item != "_self_":
-            yield f"{group}={item.split('@')[0]}" if "/" not in item else item.split("@")[0].replace("/", "=")
+            yield _option_at(item.split("@")[0], group)
         if isinstance(item, Mapping):
             for key, value in item.items():
                 where = str(key).removeprefix("optional ").removeprefix("override ").split("@")[0].lstrip("/")
                 for each in value if isinstance(value, list) else [value]:
                     if each is not None and not where.startswith("hydra"):
                         yield f"{where}={each}"
+
+
+def _option_at(path: str, group: str) -> str:
+    """``group=option`` of a path in a defaults list, which is relative to the group unless it begins with a slash."""
+    whole = path.lstrip("/") if path.startswith("/") or not group else f"{group}/{path}"
+    folder, _, name = whole.rpartition("/")
+    return f"{folder}={name}"
 
 
 def _summary(file: Path) -> str:

@@ -9,7 +9,7 @@ from accelerator.cli.actions import run_alone
 from accelerator.cli.paths import packaged_configs
 from accelerator.cli.project.config_tree import options_below
 from accelerator.cli.project.generated import KEPT, NEW, SAME, UPDATED, Generated
-from accelerator.cli.project.project import Project, here, load_mapping
+from accelerator.cli.project.project import Project, load_mapping, to_write_in
 from accelerator.errors import ConfigError, did_you_mean
 from accelerator.utilities.files import short
 
@@ -23,11 +23,14 @@ A file in ./configs takes the place of the packaged one of its name, for good: w
 in theirs, they do not change in yours; accelerator status shows how the two differ. To set a value for every run,
 configs/project/default.yaml is enough. Files that somebody edited are left as they are."""
 
+OF_ADD = "of add"  # nobody edited it, and it is no copy
+
 _DONE = {
     NEW: "copied",
     SAME: "there already, as packaged",
     UPDATED: "copied anew: the packaged one has changed, and nobody had edited this",
     KEPT: "edited: left as it is",
+    OF_ADD: "written by accelerator add: left as it is; remove it to have the packaged one",
 }
 
 
@@ -49,7 +52,7 @@ def configure(options: Namespace) -> None:
     Raises:
         ConfigError: there is no such group or option.
     """
-    root, project = packaged_configs(), here()
+    root, project = packaged_configs(), to_write_in()
     groups = packaged_groups()
     if options.chosen and options.all:
         raise ConfigError(f"--all copies everything: leave out {' '.join(options.chosen)}")
@@ -101,7 +104,8 @@ def _named(said: str, groups: dict[str, list[str]]) -> list[str]:
         raise ConfigError(f"{said}: there is no group '{group}'{did_you_mean(group, [*groups, *_alone()])}")
     chosen = names.strip("[]").split(",") if names else groups[group]
     if wrong := [name for name in chosen if name not in groups[group]]:
-        raise ConfigError(f"{said}: no '{wrong[0]}' in configs/{group}/{did_you_mean(wrong[0], groups[group])}")
+        near = did_you_mean(wrong[0], groups[group])
+        raise ConfigError(f"{said}: no '{wrong[0]}' in configs/{aliases().get(group, group)}/{near}")
     return [f"{group}/{name}" for name in chosen]
 
 
@@ -112,17 +116,20 @@ def _alone() -> list[str]:
 
 def _copy(root: Path, project: Project, wanted: list[str], *, dry_run: bool) -> int:
     generated, long = Generated(project), aliases()
-    copied = 0
+    files: dict[Path, str] = {}
+    told: list[str] = []
     for name in wanted:
         group, _, option = name.rpartition("/")
         relative = f"{long.get(group, group)}/{option}.yaml".lstrip("/")
         path, text = project.configs / relative, (root / relative).read_text(encoding="utf-8")
         outcome = generated.outcome(path, text)
+        if outcome == UPDATED and (generated.entry(path) or {}).get("by") != "configure":
+            outcome = OF_ADD
         if outcome in (NEW, UPDATED):
-            copied += 1
-            if not dry_run:
-                generated.write(path, text, by="configure")
-        print(f"{short(path)}: {'would be ' if dry_run and outcome in (NEW, UPDATED) else ''}{_DONE[outcome]}")
-    if not dry_run:
-        generated.save()
-    return copied
+            files[path] = text
+            generated.remember(path, text, by="configure")
+        told.append(f"{short(path)}: {'would be ' if dry_run and path in files else ''}{_DONE[outcome]}")
+    if files and not dry_run:
+        generated.write(files)
+    print("\n".join(told))
+    return len(files)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from accelerator.cli.project.project import Project, check_inside
 from accelerator.errors import ConfigError
-from accelerator.utilities.files import short, write_text
+from accelerator.utilities.files import short, write_together
 
 NAME = ".generated.json"
 
@@ -35,11 +36,17 @@ class Generated:
 
     def __post_init__(self) -> None:
         self.entries = {}
+        if not self.file.exists():
+            return
         try:
             content = json.loads(self.file.read_text(encoding="utf-8"))
             self.entries = {str(key): dict(entry) for key, entry in content.items() if isinstance(entry, dict)}
-        except (OSError, ValueError, AttributeError):
-            pass  # none yet, or one that is no longer readable: then nothing counts as generated
+        except (OSError, ValueError, AttributeError) as error:
+            warnings.warn(
+                f"{short(self.file)} cannot be read ({error}): the configs that were generated so far count as written "
+                "by hand; take an older version of it from version control, or remove it",
+                stacklevel=2,
+            )
 
     @property
     def file(self) -> Path:
@@ -68,22 +75,21 @@ class Generated:
             return UPDATED
         return REPLACED if force else KEPT
 
-    def write(self, path: Path, text: str, **facts: Any) -> None:
-        """Write a config, and remember it with some facts about it."""
-        write_text(path, text)
+    def write(self, files: Mapping[Path, str]) -> None:
+        """Write files, those that were generated and others, and what is remembered: all of it, or nothing."""
+        manifest = {self.file: json.dumps(dict(sorted(self.entries.items())), indent=2) + "\n"} if self.entries else {}
+        write_together({**files, **manifest})
+        if not manifest:
+            self.file.unlink(missing_ok=True)
+
+    def remember(self, path: Path, text: str, **facts: Any) -> None:
+        """A config is generated with this text; some facts about it."""
         if not self.project.is_the_platform:
             self.entries[self._key(path)] = {"sha256": sha256(text.encode()), **facts}
 
     def forget(self, path: Path) -> None:
         """A config is gone."""
         self.entries.pop(self._key(path), None)
-
-    def save(self) -> None:
-        """Keep what was remembered and forgotten."""
-        if self.entries:
-            write_text(self.file, json.dumps(dict(sorted(self.entries.items())), indent=2) + "\n")
-        elif self.file.exists():
-            self.file.unlink()
 
     def _key(self, path: Path) -> str:
         return path.relative_to(self.project.configs).as_posix()

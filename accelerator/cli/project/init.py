@@ -7,10 +7,11 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from accelerator.cli.actions import run_alone
-from accelerator.cli.project.project import check_name
+from accelerator.cli.project.project import check_name, hidden
 from accelerator.cli.project.templates import filled
 from accelerator.errors import UserError
-from accelerator.utilities.files import short, write_text
+from accelerator.utilities.files import short, write_together
+from accelerator.utilities.shell import quote
 
 LOSS = "scaled_error"  # the component it begins with
 
@@ -44,10 +45,14 @@ def init(options: Namespace) -> None:
     Raises:
         UserError: the folder holds files already, and ``--force`` was not given.
     """
+    if not options.folder:
+        raise UserError("the folder's name is empty: accelerator init DIR, or accelerator init for the one you are in")
     root = (Path.cwd() / options.folder).absolute()
     if root.exists() and not root.is_dir():
         raise UserError(f"{short(root)} is a file: give the name of a folder")
     package = check_name(options.package or _package_name(root.resolve().name), "a package (--package NAME)")
+    if (other := hidden(package, root)) is not None:
+        raise UserError(f"a package '{package}' here would hide {other}: choose another name by --package NAME")
     there = sorted(path.name for path in root.iterdir() if path.name not in _NOTHING) if root.exists() else []
     if there and not options.force:
         shown = ", ".join(there[:6]) + (f", … ({len(there)} in all)" if len(there) > 6 else "")
@@ -56,14 +61,17 @@ def init(options: Namespace) -> None:
     for path in (path for path in files if not path.resolve().is_relative_to(root.resolve())):
         raise UserError(f"{short(path)} leads to {path.resolve()}, outside of {short(root)}: nothing was written")
     present = [path for path in files if path.exists()]
-    for path, text in files.items():
-        kept = path in present
-        if not kept and not options.dry_run:
-            write_text(path, text)
-        print(f"  {path.relative_to(root)}" + (" (is there already: left as it is)" if kept else ""))
+    if not options.dry_run:
+        write_together({path: text for path, text in files.items() if path not in present})
+    for path in files:
+        print(f"  {path.relative_to(root)}" + (" (is there already: left as it is)" if path in present else ""))
+    if options.package is None and package != root.resolve().name:
+        print(
+            f"\nits package is called {package}: a package cannot be called as the folder is; --package chooses a name"
+        )
     print(f"\n{short(root)} {'would have' if options.dry_run else 'has'} these files. next:")
     if root != Path.cwd():
-        print(f"  cd {short(root)}")
+        print(f"  cd {quote(short(root))}")
     print("  accelerator train experiment=first      trains with the loss of your own, a few seconds")
     print("  accelerator add model net --new         begins a model of your own; then: accelerator train model=net")
     print("  accelerator status                      what ./configs overrides, and what in it is broken")

@@ -138,6 +138,7 @@ def listed(kind: str | None = None) -> list[Listed]:
             whole = options if KINDS[name].form == "section" else []
             taken = {path for each in whole for path in each.components.values()}
             found += _members(KINDS[name], catalogue, taken, {each.name for each in options})
+    catalogue.warn()
     return found
 
 

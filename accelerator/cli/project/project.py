@@ -7,18 +7,27 @@ they register has a name in every config, and what they hold may be a ``_target_
 from __future__ import annotations
 
 import keyword
+import os
 import re
+import sys
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from accelerator.cli.paths import packaged_configs
 from accelerator.errors import ConfigError, UserError
 from accelerator.utilities.files import short
+from accelerator.utilities.shell import quote
 
 PROJECT_FILE = "project/default.yaml"
 
 _IMPORTS = re.compile(r"^imports:[ \t]*\[(?P<names>[^\]\n]*)\]", re.MULTILINE)
+
+
+# The same as a list of lines.
+_ITEMS = re.compile(r"^imports:[ \t]*(#.*)?\n((?P<indent>[ \t]*)-[ \t]+[\w.]+[ \t]*(#.*)?\n)+", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,9 @@ class Project:
             return _IMPORTS.sub(lambda _: f"imports: [{names}]", text, count=1)
         if not re.search(r"^imports:", text, re.MULTILINE):
             return f"{text.rstrip()}\nimports: [{module}]\n"
-        raise ConfigError(f"{short(self.file)}: add '{module}' to its imports: they are not written as a list [a, b]")
+        if _ITEMS.search(text):
+            return _ITEMS.sub(lambda found: f"{found[0]}{found['indent']}- {module}\n", text, count=1)
+        raise ConfigError(f"{short(self.file)}: add '{module}' to its imports: they are not written as a list of names")
 
 
 def here() -> Project:
@@ -85,6 +96,22 @@ def here() -> Project:
     if not isinstance(imports, list) or not all(isinstance(name, str) for name in imports):
         raise ConfigError(f"{short(file)}: imports={imports!r}: expected a list of modules, such as [my_package]")
     return Project(root, tuple(imports))
+
+
+def to_write_in() -> Project:
+    """The project of the working directory, for a command that writes into it.
+
+    Raises:
+        UserError: the folder belongs to the project around it, and would become another one.
+    """
+    root = Path.cwd()
+    for folder in () if (root / "configs").exists() else root.parents:
+        if any((folder / "configs" / mark).is_file() for mark in (PROJECT_FILE, ".generated.json")):
+            way = quote(os.path.relpath(folder, root))
+            raise UserError(
+                f"this folder is inside the project {folder}: cd {way} first; accelerator init begins another one here"
+            )
+    return here()
 
 
 def load_mapping(file: Path) -> dict[str, Any]:
@@ -108,6 +135,21 @@ def load_mapping(file: Path) -> dict[str, Any]:
     return content
 
 
+def hidden(name: str, root: Path) -> str | None:
+    """What a package of this name in a folder would hide from a program that runs there; None if nothing."""
+    if name in sys.stdlib_module_names:
+        return "a module of Python's own"
+    own = {root.resolve(), Path.cwd()}
+    try:
+        path = [entry for entry in sys.path if Path(entry or ".").resolve() not in own]
+        spec = PathFinder.find_spec(name, path) or find_spec(name)
+    except (ValueError, ImportError):
+        return None
+    if spec is None or spec.origin is None or Path(spec.origin).is_relative_to(root.resolve()):
+        return None
+    return spec.origin
+
+
 def check_name(name: str, what: str) -> str:
     """See that a name can be a file's, an option's and, in code, a Python name.
 
@@ -115,8 +157,11 @@ def check_name(name: str, what: str) -> str:
         ConfigError: it cannot.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name, re.ASCII) or keyword.iskeyword(name):
+        able = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
+        near = f" — '{able}' can" if re.match(r"[A-Za-z]", able) and able != name else ""
         raise ConfigError(
-            f"'{name}' cannot be the name of {what}: letters, digits and underscores, a letter first, no word of Python"
+            f"'{name}' cannot be the name of {what}{near}: letters, digits and underscores, a letter first, "
+            "no word of Python"
         )
     return name
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,11 +14,13 @@ from accelerator import __version__
 from accelerator.cli.actions import run_alone
 from accelerator.cli.paths import packaged_configs
 from accelerator.cli.project.add_sync import compared
-from accelerator.cli.project.config_tree import Option, read_option
+from accelerator.cli.project.catalogue import Catalogue
+from accelerator.cli.project.config_tree import Option, chosen_by, read_option
 from accelerator.cli.project.configure import packaged_groups
 from accelerator.cli.project.generated import Generated
 from accelerator.cli.project.project import PROJECT_FILE, Project, here, load_mapping
-from accelerator.errors import ConfigError, ConfigFileError, UserError, did_you_mean
+from accelerator.cli.project.trial import trials
+from accelerator.errors import ConfigError, UserError, did_you_mean
 from accelerator.utilities.files import short
 from accelerator.utilities.nested import leaves
 from accelerator.utilities.source_code import module_file
@@ -28,6 +30,10 @@ _SHOWN = 3  # differences of a file that are told; the rest are counted
 _EPILOG = """examples
   accelerator status                 the files of ./configs, each with what it is
   accelerator status --json          the same for programs
+
+A run is composed with each file that one can choose, and compared with the signatures of what it names, as accelerator
+train does before it builds anything. For that the project's modules are imported, and torch: a few seconds. With
+--no-import the files are only composed, and their components read from source.
 
 Exit code 3 if a file is broken: it does not compose, or does not fit what it names."""
 
@@ -65,6 +71,16 @@ def status_command(arguments: list[str]) -> int:
 
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print it for programs")
+    no_import_argument(parser)
+
+
+def no_import_argument(parser: ArgumentParser) -> None:
+    """The flag of what looks at the project without running anything of it."""
+    parser.add_argument(
+        "--no-import",
+        action="store_true",
+        help="read the project's modules and import none, as for one you do not trust; less is found",
+    )
 
 
 def status(options: Namespace) -> int:
@@ -75,7 +91,9 @@ def status(options: Namespace) -> int:
     """
     project = here()
     wrong_imports = _wrong_imports(project)
-    found = [] if project.is_the_platform or not project.configs.is_dir() else statuses(project)
+    own = not project.is_the_platform and project.configs.is_dir()
+    # What cannot be imported keeps every run from beginning: to try them would tell the same of each.
+    found = statuses(project, signatures=not wrong_imports and not options.no_import) if own else []
     broken = bool(wrong_imports) or any(each.problems for each in found)
     if options.json:
         print(json.dumps(_for_programs(project, wrong_imports, found), indent=2))
@@ -84,8 +102,13 @@ def status(options: Namespace) -> int:
     return UserError.exit_code if broken else 0
 
 
-def statuses(project: Project) -> list[FileStatus]:
-    """Every YAML of a project's configs."""
+def statuses(project: Project, *, signatures: bool = True) -> list[FileStatus]:
+    """Every YAML of a project's configs.
+
+    Args:
+        project: whose they are.
+        signatures: compare each with the signatures of what it names; for that the project's modules are imported.
+    """
     generated, packaged = Generated(project), packaged_configs()
     found: dict[Path, FileStatus] = {}
     options: list[Option] = []
@@ -113,13 +136,13 @@ def statuses(project: Project) -> list[FileStatus]:
             status.problems.append(finding.text)
     for option in options:
         status = found[option.file]
-        status.chosen_by = [
-            f"{other.group}={other.name}".lstrip("=")
-            for other in options
-            if _chooses(other, option) and other != option
-        ]
+        status.chosen_by = chosen_by(option, options)
         status.unused = _unused(option, status.chosen_by)
-    _try(options, found)
+    tried = [option for option in options if not found[option.file].problems and not found[option.file].unused]
+    known = {file for file, status in found.items() if status.problems}
+    for file, problem in trials(project, options, tried, signatures=signatures):
+        if file not in known:
+            found[file].problems.append(problem)
     return list(found.values())
 
 
@@ -144,44 +167,6 @@ def _unused(option: Option, chosen_by: list[str]) -> str | None:
 _LONG = tuple(f"training_components/{name}" for name in ("loss", "optimizer", "scheduler", "transform"))
 
 
-def _chooses(other: Option, option: Option) -> bool:
-    return f"{option.group}={option.name}" in other.chooses
-
-
-def _try(options: list[Option], found: dict[Path, FileStatus]) -> None:
-    """Compose a run with each option."""
-    from accelerator.cli.compose.compose import composer
-
-    tried = [o for o in options if not found[o.file].problems and not found[o.file].unused]
-    tried = [
-        o for o in tried if o.group and o.group not in ("project", "pipeline") and not o.group.endswith("/options")
-    ]
-    with composer() as compose:
-        if problem := _reason(compose, []):
-            # What every run begins with: that its options fail too says nothing of them.
-            begins = [o for o in options if o.group == "project" or (o.group, o.name) == ("", "main")] or options[:1]
-            for option in begins:
-                found[option.file].problems.append(f"no run composes: {problem}")
-            return
-        for option in tried:
-            if problem := _reason(compose, [f"{option.group}={option.name}"]):
-                found[option.file].problems.append(f"does not compose: {problem}")
-
-
-def _reason(compose: Callable[[Sequence[str]], Any], overrides: list[str]) -> str | None:
-    """Why something does not compose; None if it does, or for another file's own mistake, which is told there."""
-    from accelerator.cli.compose.compose import COMPOSITION_ERRORS
-    from accelerator.cli.compose.mistakes import reason
-
-    try:
-        compose(overrides)
-    except COMPOSITION_ERRORS as error:
-        return reason(error)
-    except ConfigFileError:
-        return None
-    return None
-
-
 def _differences(packaged: dict[str, Any], own: dict[str, Any]) -> list[str]:
     before, now = ({key: _read(value) for key, value in leaves(content)} for content in (packaged, own))
     return [
@@ -200,8 +185,14 @@ def _read(value: Any) -> Any:
 
 
 def _wrong_imports(project: Project) -> list[str]:
-    lost = [name for name in project.imports if module_file(name, project.root) is None]
-    return [f"{short(project.file)}: imports '{name}', and there is no such module here" for name in lost]
+    """Which of the project's imports lead nowhere, and what in its modules keeps them from being imported."""
+    told: list[str] = []
+    for name in project.imports:
+        if (head := name.split(".")[0]) in sys.stdlib_module_names:
+            told.append(f"{short(project.file)}: imports '{name}', and '{head}' is a module of Python's own: rename it")
+        elif module_file(name, project.root) is None:
+            told.append(f"{short(project.file)}: imports '{name}', and there is no such module here")
+    return [*told, *Catalogue(project).problems]
 
 
 def _paths(project: Project) -> list[tuple[str, str]]:

@@ -49,7 +49,7 @@ def _which(parser: ArgumentParser) -> None:
     _store(parser)
     parser.add_argument("--experiment", metavar="NAME", help="only its runs; all experiments of the store by default")
     parser.add_argument("--group", metavar="WORD", help="only runs that were started with tracking.group=WORD")
-    parser.add_argument("--sort", metavar="METRIC", help="the best first, instead of the newest")
+    parser.add_argument("--sort", metavar="METRIC", help="the best first, by the best checkpoint's value")
     parser.add_argument("--limit", metavar="N", type=count, default=20, help="at most N runs (20); 0: all")
 
 

@@ -16,7 +16,7 @@ from accelerator.cli.which_run import run_id
 from accelerator.errors import UserError, did_you_mean
 from accelerator.tracking import comparison, spool
 from accelerator.tracking.backlog import waiting_here
-from accelerator.tracking.query import DIFFERENCE_TAG, Store, StoredRun, open_store
+from accelerator.tracking.query import DIFFERENCE_TAG, WHOLES, Store, StoredRun, open_store
 
 FINGERPRINT = "config.fingerprint"  # tag
 
@@ -127,15 +127,25 @@ def _listed(options: Namespace, condition: str) -> int:
 def _sorted(
     store: Store, condition: str, metric: str, newest: StoredRun, limit: int | None, which: dict[str, Any]
 ) -> list[StoredRun]:
-    """The runs that have the metric, the best first: the smallest, where nobody can tell."""
+    """The runs that have the metric, the best first: the smallest, where nobody can tell.
+
+    A run is rated by its best checkpoint's value where the record has it, as sweeps and studies rate their jobs.
+    """
     mode = comparison.better(metric, *(newest.monitor or ())) or "min"
-    order = [f"metrics.`{metric}` {'ASC' if mode == 'min' else 'DESC'}"]
-    found = [] if "`" in metric else store.runs(condition, order=order, limit=limit, **which)
-    rated = [run for run in found if metric in run.metrics and not math.isnan(run.metrics[metric])]
-    known = {name for run in found or [newest] for name in run.metrics}
+    direction = "ASC" if mode == "min" else "DESC"
+    found: dict[str, StoredRun] = {}
+    if "`" not in metric:
+        parts = " and ".join([*filter(None, [condition]), *(f"tags.kind != '{kind}'" for kind in WHOLES)])
+        for asked, name in ((condition, metric), (parts, f"best/{metric}")):
+            order = [f"metrics.`{name}` {direction}"]
+            found |= {run.id: run for run in store.runs(asked, order=order, limit=limit, **which)}
+    rated = [(value, run) for run in found.values() if (value := run.rated(metric)) is not None]
+    rated = [(value, run) for value, run in rated if not math.isnan(value)]
+    known = {name for run in found.values() or [newest] for name in run.metrics}
     if not rated and metric not in known and (found or "`" in metric):
         raise UserError(f"--sort {metric}: no run has this metric{did_you_mean(metric, known)}")
-    return rated
+    rated.sort(key=lambda pair: pair[0], reverse=mode == "max")
+    return [run for _, run in rated][:limit]
 
 
 def print_json(value: Any) -> None:

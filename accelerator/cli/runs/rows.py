@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.text import Text
@@ -44,7 +45,7 @@ def print_runs(runs: Sequence[StoredRun], *, nested: bool = True, sort: str | No
         Column("duration", [duration(run.seconds) for run in shown], right=True, rank=6),
         *(
             Column(
-                clean(name),
+                clean(f"best {name}" if name == sort and any(f"best/{name}" in run.metrics for run in runs) else name),
                 [number(_value(run, name, sort)) for run in shown],
                 right=True,
                 rank=1 if name == sort else 7 + at,
@@ -75,7 +76,9 @@ def _difference(run: StoredRun, wholes: Mapping[str, StoredRun]) -> str:
     if (whole := wholes.get(run.parent or "")) is not None and whole.tags.get("kind") == "pipeline":
         return ""
     parts = [_PART.fullmatch(part) for part in run.tags.get(DIFFERENCE_TAG, "").split("; ")]
-    if not all(parts):  # none, or a value with the separator in it
+    if whole is not None and whole.tags.get("kind") == "sweep" and (own := _swept(run, whole)):
+        told = own
+    elif not all(parts):  # none, or a value with the separator in it
         told = run.tags.get(DIFFERENCE_TAG, "")
     else:
         found = [part.groups() for part in parts if part]
@@ -87,9 +90,38 @@ def _difference(run: StoredRun, wholes: Mapping[str, StoredRun]) -> str:
     return told if len(told) <= _DIFFERENCE_LENGTH else f"{told[: _DIFFERENCE_LENGTH - 1]}…"
 
 
+def _swept(run: StoredRun, whole: StoredRun) -> str:
+    """What a sweep set for a job: another model, and all its keys are others too, which says less."""
+    common = [(key, _as_read(value)) for key, value in _typed(whole)]
+    pairs = [(key, value) for key, value in _typed(run) if (key, _as_read(value)) not in common]
+    lasts = [re.split(r"[./]", key)[-1] for key, _ in pairs]
+    return " ".join(
+        f"{last if lasts.count(last) == 1 else key}={value}" for (key, value), last in zip(pairs, lasts, strict=True)
+    )
+
+
+def _typed(run: StoredRun) -> list[tuple[str, str]]:
+    """The overrides it was started with: keys and values."""
+    try:
+        words = shlex.split(run.tags.get("overrides", ""))
+    except ValueError:  # cut to what a tag may hold
+        return []
+    return [(key.lstrip("+~"), value) for key, _, value in (word.partition("=") for word in words)]
+
+
+def _as_read(value: str) -> float | str:
+    """A sweep has ``1e-3`` as it was typed, and its jobs ``0.001``."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
 def _value(run: StoredRun, metric: str, sort: str | None) -> float | None:
     """A whole's metrics are named after its parts: ``test/loss`` is the loss of the step ``test``."""
-    return None if run.is_whole and metric != sort else run.metrics.get(metric)
+    if metric == sort:
+        return run.rated(metric)
+    return None if run.is_whole else run.metrics.get(metric)
 
 
 def _main_metrics(runs: Sequence[StoredRun], sort: str | None) -> list[str]:

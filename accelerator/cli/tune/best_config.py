@@ -22,7 +22,12 @@ CONFIGS = "configs"  # the folder below the study's that is given with -cd
 
 
 def write_best(
-    configs: TrialConfigs, values: Mapping[str, Any], folder: Path, name: str, heading: Sequence[str]
+    configs: TrialConfigs,
+    values: Mapping[str, Any],
+    folder: Path,
+    name: str,
+    heading: Sequence[str],
+    seen: dict[tuple[Any, ...], Any] | None = None,
 ) -> tuple[Path, list[str]]:
     """Write a trial's config as an experiment.
 
@@ -35,6 +40,7 @@ def write_best(
         folder: the study's.
         name: of the experiment.
         heading: lines of comment at its beginning.
+        seen: the same for each of several trials: what it keeps is composed once for all that have the same groups.
 
     Returns:
         The file, and a key for each value that it cannot hold: secrets, and what does not come out as it went in.
@@ -42,7 +48,10 @@ def write_best(
     composed = configs.composed(values, folder)
     unresolved = plain(composed.config, resolve=False)
     wanted = {key: value for key, value in masked(unresolved, unresolved).items() if key not in LEFT_OUT}
-    chosen, base = _groups(composed.choices)
+    seen, key = {} if seen is None else seen, tuple(composed.choices.items())
+    if key not in seen:
+        seen[key] = _groups(composed.choices)
+    chosen, base = seen[key]
     differing = _difference({key: value for key, value in base.items() if key not in LEFT_OUT}, wanted)
     content: dict[str, Any] = {}
     if chosen:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from accelerator.cli.command import report
 from accelerator.cli.compose.composed import Composed, ComposedCommand, removed_if_unused
-from accelerator.errors import AcceleratorError, ConfigError, did_you_mean
+from accelerator.errors import AcceleratorError, ConfigError, RunDirectoryError, did_you_mean, gathered
 
 if TYPE_CHECKING:
     from accelerator.runtime.run import Result
 
 PLACE = "studies"
+_OF_FUNCTIONS = {"--n-trials": "tune.trials", "--workers": "tune.workers"}
 NAMED = re.compile(r"[\w+-][\w.+-]*")  # what a study may be called; not ".."
 
 
@@ -54,6 +55,10 @@ def prepared(arguments: list[str]) -> list[str]:
 
     OmegaConf.register_resolver("study_name", lambda *, _root_: _folder_name(study_name(_root_)), replace=True)
     arguments = _backend_as_key(arguments)
+    if problems := [
+        f"{flag} goes with --train-fn; without it: {key}={value}" for flag, key, value in _flags_of_functions(arguments)
+    ]:
+        raise ConfigError(problems)
     wanted = [argument.split("=", 1)[1].strip("'\"") for argument in arguments if argument.startswith("resume=")]
     arguments = [argument for argument in arguments if not argument.startswith("resume=")]
     before: list[str] = []
@@ -87,6 +92,17 @@ def _backend_as_key(arguments: list[str]) -> list[str]:
     return [argument.replace("--backend=", "tune.backend=", 1) for argument in arguments]
 
 
+def _flags_of_functions(arguments: list[str]) -> list[tuple[str, str, str]]:
+    """What is typed as with ``--train-fn``: the flag, its key in this command, and its value."""
+    found = []
+    for place, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in _OF_FUNCTIONS:
+            following = arguments[place + 1] if place + 1 < len(arguments) else "…"
+            found.append((flag, _OF_FUNCTIONS[flag], value if equals else following))
+    return found
+
+
 def _check_choice(chosen: str) -> None:
     """See that there is such a file: without it every other key of the section would be a mistake too."""
     from accelerator.cli.paths import packaged_configs
@@ -103,16 +119,43 @@ def find_study(wanted: str) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    from accelerator.cli.tune.report import STUDY
+    from accelerator.runtime.run_directory import JOURNAL
 
-    here = sorted(Path(PLACE).glob(f"*/{STUDY}"), key=lambda file: file.stat().st_mtime)
+    def changed(folder: Path) -> float:
+        journal = folder / JOURNAL
+        return journal.stat().st_mtime if journal.exists() else 0.0
+
+    def is_study(folder: Path) -> bool:
+        try:
+            return bool(_choices(folder))
+        except RunDirectoryError:  # another one is meant
+            return False
+
+    here = sorted(filter(is_study, Path(PLACE).glob("*")), key=changed)
     if wanted == "last" and here:
-        return here[-1].parent.absolute()
+        return here[-1].absolute()
     for folder in (Path(wanted), Path(PLACE) / wanted):
-        if (folder / STUDY).is_file():
+        if _choices(folder):
             return folder.absolute()
-    near = did_you_mean(wanted, [file.parent.name for file in here])
-    raise ConfigError(f"resume={wanted}: no study of accelerator tune (it would hold {STUDY}){near}")
+        if _choices(folder) is not None:
+            raise ConfigError(
+                f"resume={wanted}: it is the study of a train function, and goes on by the command that began it: "
+                "accelerator tune CONFIG --train-fn MODULE:FUNCTION"
+            )
+    near = did_you_mean(wanted, [folder.name for folder in here])
+    raise ConfigError(f"resume={wanted}: no study of accelerator tune{near}")
+
+
+def _choices(folder: Path) -> dict[str, Any] | None:
+    """The options of the groups a study is composed of, none for one of a train function; None where there is no study.
+
+    Raises:
+        RunDirectoryError: the file that tells is damaged.
+    """
+    from accelerator.cli.run_files import composition_in
+
+    composition = composition_in(folder)
+    return composition.get("choices", {}) if composition.get("command") == "tune" else None
 
 
 def study_name(config: Any) -> str:
@@ -145,19 +188,23 @@ def _tune(composed: Composed) -> Result:
 
     with removed_if_unused(composed.run_dir), hydra_ready():
         values = plain(composed.config)
-        plan = plan_of(values, study_name(composed.config))
-        make_sampler(values["tune"]["sampler"], plan.seed)
-        if values["tune"]["backend"] == "ray":
-            require_ray(values["tune"]["ray"]["address"])
-            split_pruner(values["tune"]["pruner"], plan.objectives)
-        else:
-            make_pruner(values["tune"]["pruner"], plan.objectives)
+        section = values["tune"]
+        ray = section["backend"] == "ray"
+        if ray:
+            require_ray(section["ray"]["address"])
+        plan, problems = plan_of(values, study_name(composed.config))
         configs = TrialConfigs(composed.overrides, plan.space)
-        configs.check()
+        problems += gathered(
+            lambda: make_sampler(section["sampler"], plan.seed),
+            lambda: (split_pruner if ray else make_pruner)(section["pruner"], plan.objectives),
+            configs.check,
+        )
+        if problems:
+            raise ConfigError(problems)
         check_same(composed, values, plan)
-        if (storage := values["tune"]["storage"]) != JOURNAL:
+        if (storage := section["storage"]) != JOURNAL:
             open_storage(storage, composed.run_dir)
-        return run_task("tune", composed, lambda task: Study(task, plan, configs)())
+        return run_task("tune", composed, lambda task: Study(task, plan, configs)(), name=f"study {plan.name}")
 
 
 _HELP = """usage: accelerator tune [tune=FILE] [tune.space.KEY=... ...] [key=value | group=option ...] [flags]

@@ -1,22 +1,17 @@
-"""What a study says of itself: a line for each trial, a table at the end, and study.json for programs."""
+"""What a study says of itself: a line for each trial, and a table at the end."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from accelerator.cli.tune.trial import brief
-from accelerator.runtime.checkpoint.operation import write_bytes
 from accelerator.tuning.base import Plan, State, TrialOutcome, best_of, better
+from accelerator.tuning.distributions import brief
 
-STUDY = "study.json"
 ROWS = 20  # of the table; the others are in study.json
 
 
@@ -34,6 +29,8 @@ def said_of(outcome: TrialOutcome, objectives: Mapping[str, str]) -> str:
     if outcome.state is State.PRUNED:
         step, value = max(outcome.reports.items()) if outcome.reports else (0, math.nan)
         return f"pruned in pass {step} at {next(iter(objectives))} {value:.5g}"
+    if outcome.state is State.STOPPED and outcome.error:
+        return outcome.error
     return f"{outcome.state}: {outcome.error}" if outcome.error else str(outcome.state)
 
 
@@ -65,7 +62,7 @@ def print_study(outcomes: Sequence[TrialOutcome], plan: Plan, shares: Mapping[st
         )
     console.print(table)
     told = [f"{number} {state}" for state, number in counts(outcomes).items()]
-    console.print(f"{len(outcomes)} trials: {', '.join(told)}")
+    console.print(f"{len(outcomes)} {'trial' if len(outcomes) == 1 else 'trials'}: {', '.join(told)}")
     for name, parts in shares.items():
         parts = sorted(parts.items(), key=lambda part: -part[1])
         console.print(f"what mattered for {name}: " + ", ".join(f"{key} {share:.0%}" for key, share in parts))
@@ -81,27 +78,6 @@ def ranked(outcomes: Sequence[TrialOutcome], objectives: Mapping[str, str]) -> l
         return (one not in best, order.index(one.state), sign * one.scores[0] if one.scores else 0.0, one.number)
 
     return sorted(outcomes, key=rank)
-
-
-def write_study(
-    path: Path,
-    plan: Plan,
-    outcomes: Sequence[TrialOutcome],
-    *,
-    storage: str,
-    shares: Mapping[str, Mapping[str, float]] | None = None,
-) -> None:
-    """Write the study, whole, for programs and for its own next part."""
-    told = {
-        "name": plan.name,
-        "space": plan.space.described(),
-        "objectives": dict(plan.objectives),
-        "storage": storage,
-        "trials": [asdict(one) for one in outcomes],
-        "best": [one.number for one in best_of(outcomes, plan.objectives)],
-        "importances": dict(shares or {}),
-    }
-    write_bytes(path, json.dumps(told, indent=1, ensure_ascii=False).encode())
 
 
 def history(outcomes: Sequence[TrialOutcome], mode: str) -> list[tuple[int, float]]:

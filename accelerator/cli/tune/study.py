@@ -15,14 +15,7 @@ from accelerator.cli.resume import computing
 from accelerator.cli.run_files import config_in
 from accelerator.cli.tune.best_config import CONFIGS, write_best
 from accelerator.cli.tune.command import NAMED
-from accelerator.cli.tune.report import (
-    STUDY,
-    counts,
-    line_of,
-    print_study,
-    said_of,
-    write_study,
-)
+from accelerator.cli.tune.report import counts, line_of, print_study, said_of
 from accelerator.cli.tune.trial import OUTPUT, TrialRun, measurable
 from accelerator.cli.tune.trial_config import TrialConfigs
 from accelerator.errors import ConfigError, Terminated, did_you_mean
@@ -39,25 +32,24 @@ from accelerator.tuning.base import (
     best_of,
     changed_study,
     differences,
+    last_attempts,
 )
 from accelerator.tuning.optuna_tuner import OptunaTuner
 from accelerator.tuning.ray_tuner import RayTuner
 from accelerator.tuning.search_space import SearchSpace
+from accelerator.tuning.study_file import STUDY, stored, write_study
 from accelerator.utilities.files import short
 
 if TYPE_CHECKING:
     from accelerator.cli.task import Task
 
 
-def plan_of(values: Mapping[str, Any], name: str) -> Plan:
-    """The plan a config makes, checked.
+def plan_of(values: Mapping[str, Any], name: str) -> tuple[Plan, list[str]]:
+    """The plan a config makes, and every mistake in it; of the space what can be read is in the plan.
 
     Args:
         values: the config, resolved, plain.
         name: of the study.
-
-    Raises:
-        ConfigError: holds every mistake found.
     """
     section = values["tune"]
     problems = []
@@ -87,15 +79,10 @@ def plan_of(values: Mapping[str, Any], name: str) -> Plan:
             f"engine.devices={values['engine']['devices']}: a trial of a study runs in one process; "
             "use several workers instead: engine.devices=1 tune.workers=…"
         )
-    space = None
-    try:
-        space = SearchSpace.parse(section["space"])
-    except ConfigError as error:
-        problems += error.problems
-    if problems or space is None:
-        raise ConfigError(problems)
+    space, unreadable = SearchSpace.read(section["space"])
     kept = ("trials", "workers", "retries", "heartbeat", "seed", "timeout")
-    return Plan(name, space, dict(objectives), **{key: section[key] for key in kept})
+    plan = Plan(name, space, dict(objectives), **{key: section[key] for key in kept})
+    return plan, [*problems, *unreadable]
 
 
 def check_same(composed: Composed, values: Mapping[str, Any], plan: Plan) -> None:
@@ -106,21 +93,22 @@ def check_same(composed: Composed, values: Mapping[str, Any], plan: Plan) -> Non
     """
     from accelerator.cli.compose.compose import plain
 
-    file = composed.run_dir / STUDY
-    if not file.exists():
+    if not (composed.run_dir / CONFIG).exists():
         return
-    before = json.loads(file.read_text())
-    changed = differences(before, {"space": plan.space.described(), "objectives": plan.objectives})
-    if before["storage"] != values["tune"]["storage"]:
-        changed.append(f"tune.storage was {before['storage']}, is now {values['tune']['storage']}")
-    if (composed.run_dir / CONFIG).exists():
-        was = computing(config_in(composed.run_dir))
-        now = computing(masked(values, plain(composed.config, resolve=False)))
-        changed += [
-            f"{key} was {was.get(key, 'not set')}, is now {now.get(key, 'not set')}"
-            for key in sorted(was.keys() | now.keys())
-            if was.get(key) != now.get(key)
-        ]
+    before, storage = config_in(composed.run_dir), values["tune"]["storage"]
+    shown = masked(values, plain(composed.config, resolve=False))
+    changed = []
+    kept = (before.get("tune") or {}).get("storage", storage)
+    if kept != shown["tune"]["storage"]:
+        changed.append(f"tune.storage was {kept}, is now {shown['tune']['storage']}")
+    elif (study := stored(composed.run_dir, plan.name, storage)) is not None:
+        changed += differences(study, plan.described())
+    was, now = computing(before), computing(shown)
+    changed += [
+        f"{key} was {was.get(key, 'not set')}, is now {now.get(key, 'not set')}"
+        for key in sorted(was.keys() | now.keys())
+        if was.get(key) != now.get(key)
+    ]
     if changed:
         raise ConfigError(changed_study(plan.name, changed))
 
@@ -153,9 +141,8 @@ class Study:
         section, plan = self.section, self.plan
         tuner = self._tuner()
         self._write(tuner.outcomes())
-        before = [one for one in tuner.outcomes() if one.state not in (State.RUNNING, State.WAITING)]
-        if before:
-            print(f"study {plan.name}: {len(before)} trials are done; going on to {plan.trials}")
+        if tuner.outcomes():
+            print(tuner.standing().said(plan), flush=True)
         if section["backend"] == "optuna":
             warm_up()
         fleet = self._fleet()
@@ -208,7 +195,7 @@ class Study:
         print(line_of(outcome, self.plan.objectives), flush=True)
         folder = self.folder / str(outcome.number)
         if outcome.state in (State.FAILED, State.STOPPED) and outcome.error:
-            say_dead(folder, folder / JOURNAL, outcome.error)
+            say_dead(folder, folder / JOURNAL, outcome.error, stopped=outcome.state is State.STOPPED)
         if outcome.state is State.COMPLETE and outcome.scores:
             scores = dict(zip(self.plan.objectives, outcome.scores, strict=True))
             self.task.journal.metrics({f"trial/{name}": score for name, score in scores.items()}, outcome.number)
@@ -243,13 +230,16 @@ class Study:
         for name, parts in shares.items():
             prefix = f"importance/{name}" if len(names) > 1 else "importance"
             task.metrics |= {f"{prefix}/{key}": share for key, share in parts.items()}
-        if best := best_of(outcomes, plan.objectives):
-            self._leave_best(best[0], front=len(best))
+        best = best_of(outcomes, plan.objectives)
+        if len(plan.objectives) > 1:
+            self._leave_front(best, configs=stopped is None)
+        elif best:
+            self._leave_best(best[0])
         if stopped is not None:
             task.journal.metrics(task.metrics, 0)
-            finished = sum(one.state in (State.COMPLETE, State.PRUNED, State.FAILED) for one in outcomes)
             where = (
-                f"{finished} of {plan.trials} trials are done; go on with: accelerator tune resume={short(self.folder)}"
+                f"{tuner.standing().done} of {plan.trials} trials are done; "
+                f"go on with: accelerator tune resume={shlex.quote(short(self.folder))}"
             )
             stopped.args = (f"{stopped}; {where}",)
             raise stopped
@@ -258,7 +248,7 @@ class Study:
         if not best:
             raise _failure(outcomes, plan)
 
-    def _leave_best(self, best: TrialOutcome, *, front: int) -> None:
+    def _leave_best(self, best: TrialOutcome) -> None:
         task, plan = self.task, self.plan
         folder = self.folder / str(best.number)
         result = json.loads((folder / RESULT).read_text()) if (folder / RESULT).exists() else {}
@@ -266,15 +256,7 @@ class Study:
         task.metrics |= {f"best/{key}": float(value) for key, value in result.get("metrics", {}).items()}
         scores = dict(zip(plan.objectives, best.scores or (), strict=True))
         task.metrics |= {f"best/{name}": score for name, score in scores.items()} | {"best/trial": float(best.number)}
-        name = f"best_{plan.name}"
-        command = f"accelerator train -cd {shlex.quote(short(self.folder / CONFIGS))} experiment={name}"
-        heading = [
-            f"Trial {best.number} of study {plan.name}: {said_of(best, plan.objectives)}"
-            + (f" (one of {front} on the Pareto front)" if front > 1 else ""),
-            f"{command}",
-        ]
-        path, lacking = write_best(self.configs, best.values, self.folder, name, heading)
-        task.artifact(path, "configs/experiment")
+        path, command, lacking = self._write_config(best, f"best_{plan.name}", {})
         task.rows += [
             ("best trial", f"{short(folder)} ({said_of(best, plan.objectives)})"),
             ("its config", short(path)),
@@ -283,10 +265,33 @@ class Study:
         if lacking:
             task.rows.append(("", f"say also: {', '.join(lacking)}"))
 
+    def _leave_front(self, front: list[TrialOutcome], *, configs: bool) -> None:
+        """Of several objectives none decides: each trial on the front is left, and none is called the best."""
+        if not front or not configs:
+            return
+        task, name, seen = self.task, f"best_{self.plan.name}", {}
+        for old in (self.folder / CONFIGS / "experiment").glob(f"{name}_*.yaml"):
+            old.unlink()
+        numbers = ", ".join(str(one.number) for one in front)
+        task.rows.append(("Pareto front", f"{'trial' if len(front) == 1 else 'trials'} {numbers}"))
+        for one in front:
+            path, command, lacking = self._write_config(one, f"{name}_{one.number}", seen)
+            if one is front[0]:
+                task.rows += [("their configs", short(path.parent)), ("train one again", command)]
+                task.rows += [("", f"say also: {', '.join(lacking)}")] if lacking else []
+
+    def _write_config(self, one: TrialOutcome, name: str, seen: dict[Any, Any]) -> tuple[Path, str, list[str]]:
+        """A trial's config as an experiment, the command that trains it, and what has to be typed besides."""
+        command = f"accelerator train -cd {shlex.quote(short(self.folder / CONFIGS))} experiment={name}"
+        heading = [f"Trial {one.number} of study {self.plan.name}: {said_of(one, self.plan.objectives)}", command]
+        path, lacking = write_best(self.configs, one.values, self.folder, name, heading, seen)
+        self.task.artifact(path, "configs/experiment")
+        return path, command, lacking
+
 
 def _failure(outcomes: list[TrialOutcome], plan: Plan) -> Exception:
     """Why a study has nothing to show."""
-    failed = [one for one in outcomes if one.state is State.FAILED]
+    failed = [one for one in last_attempts(outcomes) if one.state is State.FAILED]
     if not failed:
         return StudyError(f"study {plan.name}: no trial has run to its end")
     first = failed[0]

@@ -12,7 +12,7 @@ from accelerator.cli.tune.trial_config import SPARED, TrialConfigs
 from accelerator.errors import ConfigError, did_you_mean
 from accelerator.runtime.callbacks.base import Callback
 from accelerator.tuning.base import Trial, better
-from accelerator.tuning.distributions import shown
+from accelerator.tuning.distributions import brief
 from accelerator.tuning.workers import said_in
 
 if TYPE_CHECKING:
@@ -165,8 +165,3 @@ def measurable(values: Mapping[str, Any]) -> set[str]:
 
     names = {"loss", *present(values["metrics"])}
     return {f"{split}/{name}" for split in ("val", "test") for name in names} | set(MEASURED)
-
-
-def brief(value: Any) -> str:
-    """A value in a few characters."""
-    return f"{value:.4g}" if isinstance(value, float) else shown(value)

@@ -6,6 +6,7 @@ state to resume is loaded.
 
 from __future__ import annotations
 
+import dis
 import inspect
 import random
 import re
@@ -36,6 +37,8 @@ from accelerator.runtime.run_directory import CHECKPOINTS
 from accelerator.runtime.start import Start
 from accelerator.utilities import distributed
 from accelerator.utilities.seed import rng_state, seed_everything, set_rng_state
+
+MISFITS = (RuntimeError, ValueError, TypeError, IndexError)  # what code raises that is given other shapes or types
 
 
 def build_context(
@@ -226,7 +229,9 @@ def _check_fit(
     try:
         try:
             prediction = model(inputs)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except MISFITS as error:
+            if _raised_by_the_user(error):
+                raise
             raise ConfigError(
                 f"the model {type(model).__name__} cannot take the data's inputs of shape {_shape(inputs)} "
                 f"(batch first): {error}"
@@ -238,7 +243,9 @@ def _check_fit(
         where = f"the model's predictions have shape {_shape(prediction)}, the data's targets {_shape(targets)}"
         try:
             value = objective(prediction, targets)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except MISFITS as error:
+            if _raised_by_the_user(error):
+                raise
             labels = "; for class labels: loss=cross_entropy" if not targets.is_floating_point() else ""
             raise ConfigError(f"the loss cannot compare them: {where} (batch first): {error}{labels}") from error
         if not isinstance(value, Tensor) or value.dim() != 0:
@@ -247,7 +254,9 @@ def _check_fit(
         for name, metric in metrics.items():
             try:
                 metric.update(original(prediction), original(targets))
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            except MISFITS as error:
+                if _raised_by_the_user(error):
+                    raise
                 raise ConfigError(
                     f"metrics.{name} cannot compare them: {where} (batch first): {error}; choose others "
                     f"(metrics=regression, classification, field, none) or remove it: metrics.{name}=null"
@@ -256,6 +265,19 @@ def _check_fit(
     finally:
         model.train(training)
         set_rng_state(rng)
+
+
+def _raised_by_the_user(error: BaseException) -> bool:
+    """Whether a ``raise`` in the user's own code made it: no word of torch's, a library's or ours about shapes."""
+    trace = error.__traceback__
+    assert trace is not None
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code, module = trace.tb_frame.f_code, str(trace.tb_frame.f_globals.get("__name__"))
+    if dis.opname[code.co_code[trace.tb_lasti]] != "RAISE_VARARGS":  # what was called there, torch's kernels say
+        return False
+    installed = not {"site-packages", "dist-packages"}.isdisjoint(Path(code.co_filename).parts)
+    return not installed and module.split(".")[0] not in ("accelerator", "domain")
 
 
 def _shape(value: Any) -> str:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from importlib import import_module
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from accelerator.errors import ConfigError, did_you_mean
-from accelerator.utilities.base_registry import registry
+from accelerator.utilities.base_registry import load, registry
+from accelerator.utilities.places import where_defined, where_raised
 
 # A config is data: it must not be able to run os.system. `torch` itself is too wide (torch.load, torch.hub), and so is
 # `accelerator.runtime` (it writes files).
@@ -42,12 +44,26 @@ REFUSED_PREFIXES = ("torch.utils.data.datapipes",)
 # Kinds whose functions are the component: their arguments are bound now, and the call comes later.
 CALLED_LATER = frozenset({"loss", "metric"})
 
+# What a run calls methods of that its own code cannot do without.
+_BASES = {
+    "model": "torch.nn:Module",
+    "transform": "torch.nn:Module",
+    "optimizer": "torch.optim:Optimizer",
+    "callback": "accelerator.runtime.callbacks.base:Callback",
+}
+
 _RESERVED = frozenset({"name", "_target_"})
 
 
 def is_component(value: object) -> bool:
     """Whether a config value is a mapping that names something to build."""
     return isinstance(value, Mapping) and ("name" in value or "_target_" in value)
+
+
+def label_of(section: Mapping[str, Any]) -> str:
+    """What a section calls its component: the name or the path."""
+    target = section.get("_target_")
+    return str(section.get("name") if target in (None, "???") else target)
 
 
 def present(sections: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -67,16 +83,17 @@ def find(kind: str, section: Mapping[str, Any], key: str, imports: tuple[str, ..
     Raises:
         ConfigError: nothing is named, the name is unknown, or the path is not importable or not allowed.
     """
-    if section.get("_target_") == "???":
+    if section.get("_target_") == "???" and section.get("name") is None:
         raise ConfigError(
-            f"{key}._target_ is required: set {key}._target_=<package>.<module>.<Class>, and imports=[<package>]"
+            f"{key}._target_ is required: set {key}._target_=<package>.<module>.<Class>, and imports=[<package>]; what "
+            f"is registered has a name: {key}.name=…"
         )
-    if section.get("_target_") is not None and section.get("name") is not None:
+    if section.get("_target_") not in (None, "???") and section.get("name") is not None:
         raise ConfigError(
             f"{key} has both a name ({section['name']}) and a _target_ ({section['_target_']}); choose one: "
             f"{key}=custom holds a _target_ alone, {key}.name=null drops the name"
         )
-    if section.get("_target_") is not None:
+    if section.get("_target_") not in (None, "???"):
         return _locate(str(section["_target_"]), key, imports)
     name = section.get("name")
     if not isinstance(name, str) or name == "???":
@@ -104,9 +121,9 @@ def check(
         target = find(kind, section, key, imports)
     except ConfigError as error:
         return error.problems
-    label = section.get("_target_") or section["name"]
+    label = label_of(section)
     arguments = {name: value for name, value in section.items() if name not in _RESERVED}
-    parameters = _parameters(target)
+    parameters = parameters_of(target)
     # What a loss or metric function is called with later is not for the config to give.
     later = 2 if kind in CALLED_LATER and not inspect.isclass(target) else 0
     for name in [n for n, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD][:later]:
@@ -118,7 +135,9 @@ def check(
     problems = []
     for name, value in arguments.items():
         if name not in known and not open_ended:
-            problems.append(f"{key}.{name}: '{label}' has no such argument{did_you_mean(name, known)}")
+            settable = [argument for argument in known if argument not in offered]
+            near = did_you_mean(name, known, show=0) or did_you_mean(name, settable)
+            problems.append(f"{key}.{name}: '{label}' has no such argument{near}")
         elif value == "???":
             problems.append(f"{key}.{name} is required: set {key}.{name}=…")
         elif is_component(value):
@@ -156,8 +175,15 @@ def build(
         offered: arguments passed if the signature has them and the config does not set them (or sets null).
 
     Raises:
-        ConfigError: the section does not fit the signature, or the constructor refused its arguments.
+        ConfigError: the section does not fit the signature, the constructor refused its arguments, or what it made is
+            of another kind.
     """
+    made = _made(kind, section, key, imports, offered)
+    _check_kind(kind, made, key)
+    return made
+
+
+def _made(kind: str, section: Mapping[str, Any], key: str, imports: tuple[str, ...], offered: Mapping[str, Any]) -> Any:
     if problems := check(kind, section, key, offered=tuple(offered), imports=imports):
         raise ConfigError(problems)
     target = find(kind, section, key, imports)
@@ -166,7 +192,7 @@ def build(
         for name, value in section.items()
         if name not in _RESERVED
     }
-    wanted = _parameters(target)
+    wanted = parameters_of(target)
     for name, value in offered.items():
         if name in wanted and arguments.get(name) is None:
             arguments[name] = value
@@ -175,12 +201,38 @@ def build(
     try:
         return target(**arguments)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{key}: {section.get('_target_') or section.get('name')}: {error}") from error
+        raise ConfigError(f"{key}: {label_of(section)}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(_placed(problem, key, arguments, wanted) for problem in error.problems) from error
+
+
+def _check_kind(kind: str, made: object, key: str) -> None:
+    """See that an object is what a run uses it as."""
+    base = load(_BASES[kind]) if kind in _BASES else object
+    if not isinstance(made, cast("type", base)):
+        raise ConfigError(f"{key}: {where_defined(type(made))} is no {_BASES[kind].replace(':', '.')}")
+    if kind == "optimizer":
+        closure = inspect.signature(cast("Any", made).step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise ConfigError(
+                f"{key}: {type(made).__name__} evaluates the loss several times a step, by a closure that the training "
+                "loop does not give: choose another, such as optimizer=adam"
+            )
+
+
+def _placed(problem: str, key: str, arguments: Mapping[str, Any], known: Container[str]) -> str:
+    """What a constructor says of its arguments, with the key that one of them has in the config."""
+    if (first := re.match(r"\w+\b(?!\.)", problem)) is not None and first.group() in known:
+        return f"{key}.{problem}"
+    if re.match(r"\w+\.[\w.]+\b|\w+=", problem):  # it names a key itself
+        return problem
+    given = [name for name, value in arguments.items() if isinstance(value, str) and repr(value) in problem]
+    return f"{key}.{given[0]}: {problem}" if len(given) == 1 else f"{key}: {problem}"
 
 
 def _nested(kind: str, value: Any, key: str, imports: tuple[str, ...], offered: Mapping[str, Any]) -> Any:
     if is_component(value):
-        return build(kind, value, key, imports=imports, **offered)
+        return _made(kind, value, key, imports, offered)
     if isinstance(value, Mapping):
         return {name: _nested(kind, item, f"{key}.{name}", imports, offered) for name, item in value.items()}
     return value
@@ -208,10 +260,13 @@ def _locate(path: str, key: str, imports: tuple[str, ...]) -> Callable[..., Any]
             found = import_module(".".join(parts[:split]))
         except ModuleNotFoundError as error:
             if error.name and not ".".join(parts).startswith(error.name):
-                raise ConfigError(f"{key}._target_={path}: importing it failed: {error}") from error
+                raise ConfigError(
+                    f"{key}._target_={path}: importing it failed: {error} {where_raised(error)}"
+                ) from error
             continue
         except Exception as error:
-            raise ConfigError(f"{key}._target_={path}: importing it failed: {type(error).__name__}: {error}") from error
+            told = f"{type(error).__name__}: {error} {where_raised(error)}".rstrip()
+            raise ConfigError(f"{key}._target_={path}: importing it failed: {told}") from error
         parts = parts[split:]
         break
     else:
@@ -248,7 +303,8 @@ def _names(kind: str) -> list[str]:
     return registry(kind).names()
 
 
-def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """What a class or function takes, by name."""
     try:
         return dict(inspect.signature(target).parameters)
     except ValueError:  # torch's compiled functions have no signature: any argument may be right

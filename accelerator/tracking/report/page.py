@@ -31,6 +31,7 @@ _CAPTIONS = {
 }
 _DIFF_LENGTH = 200_000  # characters of a patch on the page
 _MOST_LINES = 7 * 4  # runs told apart by colour and dashes
+_LONGEST_LABEL = 60  # characters of what was typed
 _MOST_DETAILED = 12  # runs with a section of their own: each is a hundred kilobytes
 
 
@@ -79,11 +80,15 @@ def render(runs: Sequence[Facts], before: Before | None = None) -> str:
 
 
 def _labels(runs: Sequence[Facts]) -> list[str]:
-    """A name for each run that no other of them has."""
+    """A name for each run that no other of them has; those of one name are told apart by what was typed for each."""
     names = [run.name for run in runs]
+    common = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
+    own = [" ".join(typed for typed in run.overrides if typed not in common) for run in runs]
     labels = []
-    for run in runs:
+    for run, typed in zip(runs, own, strict=True):
         short = run.run_id[:8] if run.run_id else run.folder.name if run.folder else ""
+        if typed and own.count(typed) == 1 and len(typed) <= _LONGEST_LABEL:
+            short = typed
         labels.append(f"{run.name} ({short})" if names.count(run.name) > 1 and short != run.name else run.name)
     return labels
 

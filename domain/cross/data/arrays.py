@@ -46,9 +46,11 @@ def arrays(
     need ``task: regression``.
 
     Args:
-        path: one file, split at random; or a mapping of train, val and test to a file each.
-        inputs: what the network sees.
-        targets: what it predicts.
+        path: one file of inputs and targets, split at random; or a mapping of train, val and test to a file each; x.npy
+            and y.npy become one by numpy.savez("xy.npz", x=numpy.load("x.npy"), y=numpy.load("y.npy")).
+        inputs: what the network sees, one or a list: names of columns (.csv, .parquet) or of arrays (.npz), numbers of
+            columns (.npy), there also a slice such as "0:8".
+        targets: what it predicts, likewise.
         task: ``auto``, ``regression`` or ``classification``.
         val_fraction: of all rows, when ``path`` is one file.
         test_fraction: of all rows, when ``path`` is one file.

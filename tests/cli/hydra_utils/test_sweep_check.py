@@ -1,10 +1,12 @@
 """A sweep is looked at before its first job."""
 
+from pathlib import Path
+
 import pytest
 
 from accelerator.cli.compose.compose import composer, plain
 from accelerator.cli.hydra_utils import sweep_check
-from accelerator.cli.hydra_utils.sweep_check import _changed, _variants, check_sweep
+from accelerator.cli.hydra_utils.sweep_check import _changed, _variants, check_sweep, first_job
 from accelerator.errors import ConfigError
 
 
@@ -71,3 +73,30 @@ def test_commands_that_do_not_build_everything_are_not_compared_with_the_signatu
 def test_a_long_sweep_is_not_held_up(monkeypatch):
     monkeypatch.setattr(sweep_check, "MOST", 2)
     check_sweep(["-m", "model=mlp,cnn,mpl"], signatures=False)  # its job tells it
+
+
+def test_a_single_value_is_checked_too():
+    with pytest.raises(ConfigError, match="^optimizer.lr='': expected float"):
+        check_sweep(["-m", "optimizer.lr="], signatures=True)
+
+
+def test_what_only_the_sweeper_draws_is_not_missed():
+    arguments = ["-m", "data=arrays", "data.inputs=[a]", "data.targets=b", "data.path=choice(x.csv,y.csv)"]
+    check_sweep(arguments, signatures=True)
+    (folder := Path("configs/experiment")).mkdir(parents=True)
+    (folder / "drawn.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /training_components/optimizer: torch\n"
+        "optimizer: {name: Adam}\nhydra: {sweeper: {params: {optimizer.lr: '0.1,0.2'}}}\n"
+    )
+    check_sweep(["-m", "experiment=drawn"], signatures=True)
+    check_sweep(["-m", "optimizer=torch", "optimizer.name=Adam", "optimizer.lr=interval(0.1,1)"], signatures=True)
+    with pytest.raises(ConfigError, match="^optimizer.lr is required"):
+        check_sweep(["-m", "optimizer=torch", "optimizer.name=Adam"], signatures=True)
+
+
+def test_the_first_job_has_the_first_of_each_value():
+    assert first_job(["-m", "seed=3", "model=mlp,cnn", "optimizer.lr=0.1,0.2"]) == [
+        "seed=3",
+        "model=mlp",
+        "optimizer.lr=0.1",
+    ]

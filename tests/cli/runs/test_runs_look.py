@@ -57,6 +57,21 @@ def test_sort_puts_the_best_first_whichever_way_is_good(store, capsys):
     )
 
 
+def test_sort_rates_a_run_by_its_best_checkpoint_and_leaves_wholes_out(store, capsys):
+    client = mlflow()
+    client.log_metric(store["first"], "best/val/loss", 0.001)  # later it got worse: see the one above
+    client.set_tag(store["first"], "kind", "train")
+    client.log_metric(store["sweep"], "best/val/loss", 0.0005)  # that of its best job
+    names = [run["name"] for run in as_json(capsys, "list", "--sort", "val/loss")]
+    assert names == ["first", "second", "job 1", "job 0"]
+    assert [run["name"] for run in as_json(capsys, "list", "--sort", "val/loss", "--limit", 2)] == names[:2]
+    found = as_json(capsys, "search", "attributes.run_name = 'first'", "--sort", "val/loss")
+    assert [run["name"] for run in found] == ["first"]
+    lines = printed(capsys, "list", "--sort", "val/loss").splitlines()
+    assert "best val/loss" in lines[0]
+    assert " 0.001 " in f"{lines[1]} "
+
+
 def test_json_tells_what_programs_need(store, capsys):
     (first,) = as_json(capsys, "search", "attributes.run_name = 'first'")
     assert first == {
@@ -177,6 +192,16 @@ def test_list_tells_in_what_runs_of_one_name_differ(store, capsys):
         "model.name=a→b data.name=c→d x=yyyyyyyyyyyyyyyy…",
     ):
         assert told in shown
+
+
+def test_list_tells_what_a_sweep_set_for_a_job_before_what_follows_from_it(store, capsys):
+    client = mlflow()
+    experiment = client.get_experiment_by_name("poisson").experiment_id
+    client.set_tag(store["sweep"], "overrides", "model=mlp,cnn scheduler.eta=1e-3 optimizer.lr=0.1,0.2 data=digits")
+    job = sweep_job(client, experiment, store["sweep"], "+ model.hidden: [8]; + model.norm: batch; + optimizer.lr: 0.1")
+    client.set_tag(job, "overrides", "model=cnn scheduler.eta=0.001 optimizer.lr=0.1 data=digits")
+    (row,) = [line for line in printed(capsys, "list").splitlines() if line.startswith(job[:8])]
+    assert "running   model=cnn lr=0.1  " in row
 
 
 def test_a_wholes_metrics_are_not_taken_for_those_of_a_test(store, capsys):

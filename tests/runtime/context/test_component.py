@@ -1,4 +1,5 @@
 import pickle
+import sys
 
 import pytest
 import torch
@@ -238,3 +239,79 @@ def test_a_compiled_function_of_torch_has_no_signature_to_check():
 def test_what_a_constructor_refuses_is_told_with_key_and_name():
     with pytest.raises(ConfigError, match=r"^data: toy_problem\.refuse: value 3 will not do$"):
         build("data", {"_target_": "toy_problem.refuse", "value": 3}, "data", imports=MINE)
+
+
+OTHERS = {
+    "model": ("Plain", "is no torch.nn.Module"),
+    "transform": ("Plain", "is no torch.nn.Module"),
+    "optimizer": ("Plain", "is no torch.optim.Optimizer"),
+    "callback": ("Plain", "is no accelerator.runtime.callbacks.base.Callback"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_is_of_another_kind_is_told_with_its_place(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "other_kinds.py").write_text("\n\nclass Plain:\n    pass\n")
+    name, told = OTHERS[kind]
+    with pytest.raises(ConfigError) as caught:
+        build(kind, {"_target_": f"other_kinds.{name}"}, kind, imports=("other_kinds",))
+    assert caught.value.problems == [f"{kind}: other_kinds:{name} (other_kinds.py, line 3) {told}"]
+
+
+def test_an_optimizer_that_needs_a_closure_is_refused():
+    parameters = [nn.Parameter(torch.zeros(1))]
+    with pytest.raises(ConfigError, match=r"^optimizer: LBFGS evaluates the loss several times a step, by a closure"):
+        build("optimizer", {"name": "LBFGS"}, "optimizer", params=parameters)
+    assert isinstance(build("optimizer", {"name": "Adam"}, "optimizer", params=parameters), torch.optim.Adam)
+
+
+def test_a_name_takes_the_place_of_a_target_that_is_still_open():
+    section = {"_target_": "???", "name": "huber", "delta": 2.0}
+    assert problems_of("loss", section) == []
+    loss = build("loss", section, "loss")
+    assert loss(torch.tensor([3.0]), torch.tensor([0.0])).item() == 4.0  # δ(|r| − δ/2)
+    assert problems_of("loss", {**section, "dleta": 1}) == [
+        "loss.dleta: 'huber' has no such argument — did you mean 'delta'?"
+    ]
+    with pytest.raises(
+        ConfigError, match=r"^loss\._target_ is required: .*; what is registered has a name: loss.name=…$"
+    ):
+        find("loss", {"_target_": "???"}, "loss")
+
+
+def test_what_the_run_fills_in_is_not_offered():
+    (found,) = problems_of("model", {"name": "mlp", "zzz": 1}, offered=("input_shape", "output_shape"))
+    assert found == "model.zzz: 'mlp' has no such argument — choose from: activation, dropout, hidden, layer_norm"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("unknown activation 'gelo'", "model.activation: unknown activation 'gelo'"),
+        ("too narrow", "model: too narrow"),
+        ("width=3: too narrow", "model.width=3: too narrow"),
+        ("width is too small", "model.width is too small"),
+        ("'gelo' beside 'wide'", "model: 'gelo' beside 'wide'"),  # two arguments: the section is named
+        ("model.width=3: too narrow", "model.width=3: too narrow"),
+        ("trainer.accumulate=0: expected more", "trainer.accumulate=0: expected more"),
+    ],
+)
+def test_what_a_constructor_says_has_the_key_before_it(said, told, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "says_so", raising=False)
+    (tmp_path / "says_so.py").write_text(
+        "from accelerator.errors import ConfigError\n\n\n"
+        f"def net(activation, width):\n    raise ConfigError({said!r})\n"
+    )
+    section = {"_target_": "says_so.net", "activation": "gelo", "width": "wide"}
+    with pytest.raises(ConfigError) as caught:
+        build("model", section, "model", imports=("says_so",))
+    assert caught.value.problems == [told]
+
+
+def test_mlps_unknown_activation_is_told_by_its_key():
+    section = {"name": "mlp", "activation": "gelo", "input_shape": [2], "output_shape": [1]}
+    with pytest.raises(ConfigError, match=r"^model\.activation: unknown activation 'gelo' — did you mean 'gelu'"):
+        build("model", section, "model")

@@ -115,3 +115,51 @@ def test_only_what_wants_a_gradient_is_given_to_the_optimizer(tiny_config):
 def test_what_does_not_fit_together_is_told_with_both_shapes_before_the_first_step(tiny_config, sections, message):
     with pytest.raises(ConfigError, match=message):
         build_context(tiny_config(**sections), None)
+
+
+class Refusing(torch.nn.Module):
+    """Somebody's component with an opinion of its own."""
+
+    def forward(self, inputs):
+        raise ValueError("boom")
+
+
+def refuse(prediction, target):
+    raise ValueError("boom")
+
+
+def unpack(prediction, target):
+    _batch, _channels, _height, _width = prediction.shape
+
+
+class RefusingMetric:
+    higher_is_better = False
+
+    def update(self, prediction, target):
+        raise ValueError("boom")
+
+    def reset(self):
+        pass
+
+    def compute(self):
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"loss": {"_target_": f"{__name__}.refuse"}},
+        {"model": {"_target_": f"{__name__}.Refusing"}},
+        {"metrics": {"own": {"_target_": f"{__name__}.RefusingMetric"}}},
+    ],
+    ids=["loss", "model", "metric"],
+)
+def test_what_the_users_own_code_raises_is_not_told_as_shapes_that_do_not_fit(tiny_config, sections):
+    with pytest.raises(ValueError, match=r"\Aboom\Z"):
+        build_context(tiny_config(imports=["toy_problem", __name__], **sections), None)
+
+
+def test_what_fails_on_shapes_in_the_users_own_code_is(tiny_config):
+    """No ``raise`` of his: the interpreter, or a kernel of torch's, could not go on."""
+    with pytest.raises(ConfigError, match=r"the loss cannot compare them: .*not enough values to unpack"):
+        build_context(tiny_config(imports=["toy_problem", __name__], loss={"_target_": f"{__name__}.unpack"}), None)
