@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelerator.cli.compose.composed import Composed, ComposedCommand, removed_if_unused
+from accelerator.cli.compose.composed import Composed, removed_if_unused
+from accelerator.cli.composed_command import ComposedCommand
 
 if TYPE_CHECKING:
     from accelerator.cli.task import Task

@@ -9,7 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerator.cli.compose.composed import Composed, ComposedCommand, removed_if_unused
+from accelerator.cli.compose.composed import Composed, removed_if_unused
+from accelerator.cli.composed_command import ComposedCommand
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -18,12 +18,12 @@ from accelerator.tracking.masking import masked
 from accelerator.tuning.base import Plan, changed_study, differences
 from accelerator.tuning.search_space import SearchSpace
 from accelerator.tuning.study_file import stored
+from accelerator.utilities.files import FOLDER_NAME
 from accelerator.utilities.nested import leaves
 
 PRIMARY = "primary_metric"
 
 _SEED = "experiment.seed"
-_NAMED = re.compile(r"[\w+-][\w.+-]*")  # not ".."
 
 
 def check_config(config: ExperimentConfig, experiment: str) -> None:
@@ -54,7 +54,7 @@ def search_problems(config: ExperimentConfig, experiment: str) -> list[str]:
     section = config.tuning
     name = study_name(config, experiment)
     problems = []
-    if not _NAMED.fullmatch(name):
+    if not FOLDER_NAME.fullmatch(name):
         problems.append(f"tuning.name={name}: expected letters, digits and . _ + -; it is the name of a folder")
     problems += _space_problems(section.space, config.hyperparameters)
     require_optuna()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from accelerator.errors import UserError
+
+FOLDER_NAME = re.compile(r"[\w+-][\w.+-]*")  # one folder, here: not ".."
 
 
 def write_text(path: Path, text: str) -> None:

@@ -16,7 +16,7 @@ from accelerator.cli import app
 from accelerator.cli.app import main
 from accelerator.cli.commands import COMMANDS
 from accelerator.cli.completion.command import COMPOSING, split
-from accelerator.cli.compose.composed import ComposedCommand
+from accelerator.cli.composed_command import ComposedCommand
 from accelerator.runtime.run_directory import CHECKPOINTS
 from accelerator.tracking import spool
 

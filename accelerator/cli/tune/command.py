@@ -6,21 +6,21 @@ The same command again goes on with it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerator.cli.command import report
-from accelerator.cli.compose.composed import Composed, ComposedCommand, removed_if_unused
+from accelerator.cli.compose.composed import Composed, removed_if_unused
+from accelerator.cli.composed_command import ComposedCommand
 from accelerator.errors import AcceleratorError, ConfigError, RunDirectoryError, did_you_mean, gathered
+from accelerator.utilities.files import FOLDER_NAME
 
 if TYPE_CHECKING:
     from accelerator.runtime.run import Result
 
 PLACE = "studies"
 _OF_FUNCTIONS = {"--n-trials": "tune.trials", "--workers": "tune.workers"}
-NAMED = re.compile(r"[\w+-][\w.+-]*")  # what a study may be called; not ".."
 
 
 def tune_command(arguments: list[str]) -> int:
@@ -81,7 +81,7 @@ def prepared(arguments: list[str]) -> list[str]:
 
 def _folder_name(name: str) -> str:
     """A study's name as that of a folder; what is wrong with a name is told before it is used."""
-    return name if NAMED.fullmatch(name) else "_"
+    return name if FOLDER_NAME.fullmatch(name) else "_"
 
 
 def _backend_as_key(arguments: list[str]) -> list[str]:

@@ -14,7 +14,6 @@ from accelerator.cli.compose.composed import Composed
 from accelerator.cli.resume import computing
 from accelerator.cli.run_files import config_in
 from accelerator.cli.tune.best_config import CONFIGS, write_best
-from accelerator.cli.tune.command import NAMED
 from accelerator.cli.tune.report import counts, line_of, print_study, said_of
 from accelerator.cli.tune.trial import OUTPUT, TrialRun, measurable
 from accelerator.cli.tune.trial_config import TrialConfigs
@@ -38,7 +37,7 @@ from accelerator.tuning.optuna_tuner import OptunaTuner
 from accelerator.tuning.ray_tuner import RayTuner
 from accelerator.tuning.search_space import SearchSpace
 from accelerator.tuning.study_file import STUDY, stored, write_study
-from accelerator.utilities.files import short
+from accelerator.utilities.files import FOLDER_NAME, short
 
 if TYPE_CHECKING:
     from accelerator.cli.task import Task
@@ -53,7 +52,7 @@ def plan_of(values: Mapping[str, Any], name: str) -> tuple[Plan, list[str]]:
     """
     section = values["tune"]
     problems = []
-    if not NAMED.fullmatch(name):
+    if not FOLDER_NAME.fullmatch(name):
         problems.append(f"tune.name={name}: expected letters, digits and . _ + -; it is the name of a folder")
     least = {"trials": 1, "workers": 1, "retries": 0}
     problems += [
