@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -197,6 +198,9 @@ class LoaderFeed:
             persistent_workers=workers > 0,
             worker_init_fn=_leave_signals_to_the_run if workers > 0 else None,
         )
+        # A run is a cycle of references: found by the garbage collector with everything else, the workers' queues would
+        # be closed before the workers are told, and each be waited for, five seconds long.
+        weakref.finalize(self, _end_workers, self._loader, os.getpid())
         self._device = device or torch.device("cpu")
         self._generator = torch.Generator(self._device)
 
@@ -255,7 +259,7 @@ def _count(size: int, batch_size: int, drop_last: bool) -> tuple[int, int]:
 class _Batches(Sequence[list[tuple[int, int]]]):
     """The batches of the epoch at hand, as a batch sampler a persistent loader reads anew each epoch.
 
-    It does not know its feed: workers in a reference cycle are waited for, five seconds each, when it is collected.
+    It does not know its feed, whose end is the end of the workers.
     """
 
     def __init__(self) -> None:
@@ -266,6 +270,14 @@ class _Batches(Sequence[list[tuple[int, int]]]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.keys[index]
+
+
+def _end_workers(loader: DataLoader[Any], owner: int) -> None:
+    """End a loader's workers, in the process that began them."""
+    if loader._iterator is None or os.getpid() != owner:
+        return
+    loader._iterator._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue]
+    loader._iterator = None
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

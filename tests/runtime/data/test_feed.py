@@ -254,3 +254,17 @@ def test_mixed_numbers_are_spread_and_ordered():
     assert len(seeds) == 900
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert mix(-1, 5) == mix(2**64 - 1, 5) != mix(5, -1)
+
+
+def test_workers_of_a_feed_in_a_cycle_are_told_and_not_given_up():
+    feed = loader_with_workers()
+    cycle = [feed]
+    cycle.append(cycle)
+    next(iter(feed.epoch(0)))
+    workers, given_up = feed._loader._iterator._workers, []
+    for worker in workers:
+        worker.terminate = lambda end=worker.terminate: (given_up.append(end), end())
+    del feed, cycle
+    gc.collect()
+    assert given_up == []
+    assert not any(worker.is_alive() for worker in workers)
