@@ -23,6 +23,7 @@ from accelerator.errors import ConfigError, ConfigFileError, RunDirectoryError, 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from accelerator.cli.sweep import SweepRecord
     from accelerator.runtime.run import Result
 
 FLAGS = ("--help", "--explain", "--dry-run", "--debug")
@@ -178,6 +179,7 @@ class _Jobs:
         self.raised: list[BaseException] = []
         self.process = os.getpid()
         self.files: dict[str, list[dict[str, str]]] = {}
+        self.record: SweepRecord | None = None  # of the sweep, where its jobs run in this process
         self.__name__ = command.name
 
     def __call__(self, config: DictConfig) -> float | None:
@@ -205,16 +207,16 @@ class _Jobs:
                     check_present(config)
                 if (chosen := str(choices)) not in self.files:  # they, and nothing else, decide which files are read
                     self.files[chosen] = composition(overrides)
-                composed = Composed(config, self.started[-1], overrides, choices, self.files[chosen], sweep)
+                fleet = self.record.fleet() if self.record is not None else None
+                composed = Composed(config, self.started[-1], overrides, choices, self.files[chosen], sweep, fleet)
                 result = self.command.job(composed)
         except BaseException as error:
             self.raised.append(error)
             if sweep is None:
                 return None
-            files = self.files.get(str(choices), [])
-            self._failed(
-                Composed(config, self.started[-1], overrides, choices, files, sweep), sweep, hydra.job.num, error
-            )
+            files, fleet = self.files.get(str(choices), []), self.record.fleet() if self.record is not None else None
+            composed = Composed(config, self.started[-1], overrides, choices, files, sweep, fleet)
+            self._failed(composed, sweep, hydra.job.num, error)
             if here and (isinstance(error, Terminated) or config.sweep.on_error == "stop"):
                 # Hydra goes on with the next job after any Exception; a signal is meant for the sweep.
                 raise SystemExit(getattr(error, "exit_code", 1)) from error

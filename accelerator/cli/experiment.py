@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerator.cli.compose.composed import Composed, removed_if_unused
 from accelerator.cli.composed_command import ComposedCommand
+from accelerator.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -52,9 +53,9 @@ def _train(composed: Composed) -> Result:
         check_not_accelerated(values, "train")
         check_config(values)
         about = about_of("train", composed, values)
-        job = Job(values, about, composed.run_dir)
+        job = Job(values, about, composed.run_dir, composed.tracker)
         if distributed.launched() is not None:
-            job = _agreed(job)
+            job = _agreed(Job(values, about, composed.run_dir))
         with owned(job.run_dir) if distributed.rank() == 0 else nullcontext():
             if distributed.rank() == 0:
                 check_store(values)
@@ -72,7 +73,8 @@ def _train(composed: Composed) -> Result:
             from accelerator.cli.launch import on_ranks
 
             waiting = {key: engine[key] for key in ("restarts", "timeout") if key in engine}
-            return on_ranks(job, ranks, run_dir=job.run_dir, **waiting)
+            # The fleet of a sweep is this process's; a rank has an uploader of its own.
+            return on_ranks(replace(job, tracker=Tracker), ranks, run_dir=job.run_dir, **waiting)
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,13 @@ class Job:
         values: the config, resolved, plain.
         about: what else its record tells.
         run_dir: the run's folder; somebody else sees to it that it is no other's.
+        tracker: makes what keeps the record.
     """
 
     values: dict[str, Any]
     about: About
     run_dir: Path
+    tracker: Callable[..., Tracker] = Tracker
 
     @property
     def resume(self) -> Path | None:
@@ -111,7 +115,7 @@ class Job:
         from accelerator.tracking.provenance import git_tags
         from accelerator.utilities import distributed
 
-        record = Record(self.values, self.about, self.run_dir)
+        record = Record(self.values, self.about, self.run_dir, tracker=self.tracker)
         assert self.resume is None or self.resume.is_absolute()
         result = execute(
             self.values,

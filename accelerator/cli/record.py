@@ -67,7 +67,8 @@ def record_failure(command: str, composed: Composed, values: Mapping[str, Any], 
     with suppress(UserError, OSError):  # no folder or no store to keep it in: the job's own error is told
         check_store(values)
         with owned(composed.run_dir):
-            record = RunRecord(values, about_of(command, composed, values), composed.run_dir)
+            about = about_of(command, composed, values)
+            record = RunRecord(values, about, composed.run_dir, tracker=composed.tracker)
             journal = Journal(file)
             try:
                 record.open(journal, {})

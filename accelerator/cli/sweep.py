@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +22,7 @@ from accelerator.cli.compose.composed import FAILURES
 from accelerator.cli.sweep_jobs import (
     NOT_RUN,
     JobOutcome,
+    arrive,
     best_of,
     commands_for,
     failures_in,
@@ -30,7 +32,11 @@ from accelerator.cli.sweep_jobs import (
 )
 from accelerator.errors import Terminated
 from accelerator.runtime.run_directory import JOURNAL
+from accelerator.tracking.record import STOPPED_SECONDS
 from accelerator.utilities.files import short
+
+if TYPE_CHECKING:
+    from accelerator.tracking.fleet import Fleet
 
 SUMMARY = "sweep.json"
 
@@ -52,14 +58,25 @@ class SweepRecord(Callback):
         self._base: DictConfig | None = None
         self._planned: dict[int, Sequence[str]] = {}
         self._folders: dict[int, Path] = {}
+        self._fleet: Fleet | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A launcher's other process gets one that records nothing: the record is this process's."""
-        return {"_record": None, "_journal": None, "_base": None, "_planned": {}, "_folders": {}}
+        return {"_record": None, "_journal": None, "_base": None, "_planned": {}, "_folders": {}, "_fleet": None}
 
     def plan(self, job_overrides: Sequence[Sequence[str]], first: int) -> None:
         """Take down which jobs are to run, for telling at the end which did not; see `Launcher.launch` of Hydra's."""
         self._planned |= dict(enumerate(job_overrides, first))
+
+    def fleet(self) -> Fleet | None:
+        """One uploader for all jobs of this process; each of its own would import MLflow, and be waited for."""
+        if self._fleet is None and self._record is not None and self._base is not None:
+            from accelerator.tracking.fleet import Fleet
+            from accelerator.tracking.locations import locate
+            from accelerator.tracking.tracker import environment
+
+            self._fleet = Fleet(self._folder, environment(locate(self._base.tracking.uri)), compare=True)
+        return self._fleet
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Take down what is swept."""
@@ -131,12 +148,15 @@ class SweepRecord(Callback):
         monitor, mode = config.checkpoint.monitor, config.checkpoint.mode
         (self._folder / "multirun.yaml").unlink(missing_ok=True)
         planned = {self._folders.get(job, self._folder / str(job)): typed for job, typed in self._planned.items()}
-        jobs, failures = outcomes(self._folder, self._swept, planned), failures_in(self._folder)
-        LAST_FAILURES.extend(failures)
-        (self._folder / FAILURES).unlink(missing_ok=True)
+        failures = failures_in(self._folder)
         # Between two jobs it is Hydra, which calls this while it is left, that the signal reaches.
         signals = [noted["signal"] for noted in failures if noted["signal"]]
         stopped = signals[0] if signals else signal_of(sys.exc_info()[1])
+        if self._fleet is not None:
+            arrive(self._fleet, list(planned), min(config.tracking.timeout, STOPPED_SECONDS if stopped else math.inf))
+        jobs = outcomes(self._folder, self._swept, planned)
+        LAST_FAILURES.extend(failures)
+        (self._folder / FAILURES).unlink(missing_ok=True)
         if all(job.status == NOT_RUN for job in jobs):
             _remove_if_empty(self._folder)
             self._close({}, [], stopped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from rich.table import Table
 from accelerator.cli.compose.composed import FAILURES
 from accelerator.cli.run_files import overrides_in
 from accelerator.errors import AcceleratorError, Terminated
+from accelerator.runtime.checkpoint.operation import write_bytes
 from accelerator.runtime.run_directory import JOURNAL, RESULT
 from accelerator.tracking import spool
+from accelerator.tracking.fleet import Fleet, told_late
 
 NOT_RUN = "NOT RUN"
 
@@ -97,6 +100,23 @@ def failures_in(sweep: Path) -> list[dict[str, Any]]:
     file = sweep / FAILURES
     lines = file.read_text().splitlines() if file.exists() else []
     return sorted(map(json.loads, lines), key=lambda noted: noted["job"])
+
+
+def arrive(fleet: Fleet, folders: Sequence[Path], patience: float) -> None:
+    """Wait until the jobs' records have arrived, and take down with each result which run it is.
+
+    Args:
+        fleet: what uploads them.
+        folders: the jobs'.
+        patience: seconds without progress that are borne; what is left then is told, and stays in the journals.
+    """
+    if late := fleet.finish(folders, patience):
+        print(told_late(late, "jobs"), file=sys.stderr)
+    for folder in folders:
+        state = spool.load(folder / spool.STATE, spool.State)
+        if state is not None and state.run_id is not None and (folder / RESULT).exists():
+            result = json.loads((folder / RESULT).read_text()) | {"run_id": state.run_id}
+            write_bytes(folder / RESULT, json.dumps(result, indent=1).encode())
 
 
 def outcomes(sweep: Path, swept: Mapping[str, str], planned: Mapping[Path, Sequence[str]]) -> list[JobOutcome]:

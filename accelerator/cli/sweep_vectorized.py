@@ -8,7 +8,6 @@ job has its own folder and its own nested run on record, like a job that was tra
 from __future__ import annotations
 
 import copy
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -261,16 +260,11 @@ def _arrived(fleet: Fleet, jobs: Sequence[_Job], outcomes: Sequence[Result | Exc
     """Wait for the records, so many seconds without progress, and take down which run each job's is."""
     from accelerator.runtime.run import Result, write_result
     from accelerator.tracking import spool
-    from accelerator.utilities.files import short
+    from accelerator.tracking.fleet import told_late
 
     late = fleet.finish([job.composed.run_dir for job in jobs], patience)
     if late:
-        folders = shlex.join(short(folder) for folder in late[:3]) + (" …" if len(late) > 3 else "")
-        print(
-            f"record: that of {len(late)} jobs has not arrived; send it later with: "
-            f"accelerator tracking sync {folders}",
-            file=sys.stderr,
-        )
+        print(told_late(late, "jobs"), file=sys.stderr)
     for outcome in outcomes:
         if isinstance(outcome, Result) and (state := spool.load(outcome.run_dir / spool.STATE, spool.State)):
             outcome.run_id = state.run_id

@@ -66,7 +66,8 @@ def run_task(command: str, composed: Composed, work: Callable[[Task], None], *, 
         begin = time.perf_counter()
         with owned(composed.run_dir) as run_dir, Journal(run_dir / JOURNAL) as journal:
             task = Task(values, run_dir, journal)
-            record = RunRecord(values, replace(about_of(command, composed, values), name=name), run_dir)
+            about = replace(about_of(command, composed, values), name=name)
+            record = RunRecord(values, about, run_dir, tracker=composed.tracker)
             with record.kept(journal, {}):
                 work(task)
                 journal.metrics(task.metrics, 0)

@@ -1,4 +1,5 @@
-"""One uploader for many runs: the trials of a study, each of which may last no longer than MLflow takes to import.
+"""One uploader for many runs: the trials of a study, the jobs of a sweep, each of which may last no longer than MLflow
+takes to import.
 
 Each run keeps its journal and its settings as it would alone; only the process that replays them is common. The runs of
 a `Fleet` announce themselves to it through a pipe, which their processes inherit; it follows up to `AT_ONCE` journals
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from typing import Any
 from accelerator.runtime.journal import Journal
 from accelerator.tracking import spool
 from accelerator.tracking.tracker import Status, TrackedRun, Tracker
+from accelerator.utilities.files import short
 
 AT_ONCE = 8  # journals followed at the same time; of a run that has ended meanwhile nothing is lost
 LOG = "uploads.log"
@@ -39,15 +42,18 @@ class Fleet:
     Args:
         folder: where its log stands.
         environment: of its process; see `Tracker.environment`.
+        compare: tell what differs between each run and the one before, as a run alone does; it takes as long as all
+            the rest of a small run's record.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], *, compare: bool = False) -> None:
         self.log = folder / LOG
         self._announced: list[Path] = []
         self._process: subprocess.Popen[bytes] | None = None
         with suppress(OSError), self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
-                [sys.executable, "-m", "accelerator.tracking.fleet", "--parent", str(os.getpid())],
+                [sys.executable, "-m", "accelerator.tracking.fleet", "--parent", str(os.getpid())]
+                + ["--compare"] * compare,
                 cwd="/",
                 env=environment,
                 stdin=subprocess.PIPE,
@@ -98,6 +104,18 @@ def arrived(run_dir: Path) -> bool:
     settings = spool.load(run_dir / spool.SETTINGS, spool.Settings)
     state = spool.load(run_dir / spool.STATE, spool.State)
     return settings is not None and spool.unsent(run_dir / settings.journal, state).nothing
+
+
+def told_late(runs: Sequence[Path], what: str) -> str:
+    """What to say of runs whose record has not arrived.
+
+    Args:
+        runs: their folders.
+        what: they are, ``jobs``.
+    """
+    folders = shlex.join(short(run) for run in runs[:3]) + (" …" if len(runs) > 3 else "")
+    later = f"send it later with: accelerator tracking sync {folders}"
+    return f"record: that of {len(runs)} {what} has not arrived; {later}"
 
 
 class FleetTracker(Tracker):
@@ -167,7 +185,7 @@ class _Ended:
         return self._event.wait(wait) if wait else self._event.is_set()
 
 
-def upload(run_dir: Path, ended: Any) -> None:
+def upload(run_dir: Path, ended: Any, compare: bool = False) -> None:
     """Upload one run; returns when it has said how it ended and all has arrived, or nothing more can be done."""
     from filelock import FileLock
 
@@ -177,13 +195,13 @@ def upload(run_dir: Path, ended: Any) -> None:
     from accelerator.tracking.uploader import Uploader
 
     class OfAFleet(Uploader):
-        """What is done for a single run and takes as long as all the rest is left out: its name says what was tried."""
+        """What takes as long as all the rest of a small run is left out, unless it is asked for."""
 
         def _follow(self) -> None:
             """What earlier runs have left behind is the study's own uploader's business."""
 
         def _event(self, run: MlflowRun, line: Mapping[str, Any]) -> None:
-            if line["event"] == "params":
+            if line["event"] == "params" and not compare:
                 run.log_params(line["values"])
             else:
                 super()._event(run, line)
@@ -213,6 +231,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point: read folders of runs, one a line, and upload them."""
     parser = argparse.ArgumentParser(prog="python -m accelerator.tracking.fleet", description=__doc__)
     parser.add_argument("--parent", type=int, required=True, help="the process that started it")
+    parser.add_argument("--compare", action="store_true", help="tell what differs between each run and the one before")
     options = parser.parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -220,7 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
     ended = _Ended()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for line in sys.stdin:
-            pool.submit(upload, Path(line.rstrip("\n")), ended)
+            pool.submit(upload, Path(line.rstrip("\n")), ended, options.compare)
         ended.set()
         if os.getppid() != options.parent:  # nobody waits, and nobody would end us if a store hangs
             signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -6,6 +6,7 @@ Hydra imports this module at each start, to see what is in it: what it needs is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn
@@ -20,11 +21,13 @@ class VectorizedBasicLauncher(BasicLauncher):
 
         assert self.config is not None
         assert self.hydra_context is not None
+        task: Any = self.task_function
         for callback in self.hydra_context.callbacks.callbacks:
             if isinstance(callback, SweepRecord):
                 callback.plan(job_overrides, initial_job_idx)
+                task.record = callback
         # A number below 1 is told by each job's check of its config.
-        if (self.config.sweep.vectorize or 0) < 2 or getattr(self.task_function, "__name__", "") != "train":
+        if (self.config.sweep.vectorize or 0) < 2 or task.__name__ != "train":
             return super().launch(job_overrides, initial_job_idx)
         from accelerator.cli.sweep_vectorized import launch
 

@@ -61,6 +61,11 @@ def test_its_jobs_are_nested_below_it_and_compared_with_it(folder, capsys):
     (summary,) = folder.glob("multirun/*/*/sweep.json")
     assert [job["status"] for job in json.loads(summary.read_text())] == ["FINISHED", "FAILED", "FAILED", "FINISHED"]
     assert not (summary.parent / "multirun.yaml").exists()
+    # One process has uploaded them all; each result tells its run.
+    assert (summary.parent / "uploads.log").exists()
+    assert not list(summary.parent.glob("*/tracking.log"))
+    results = [json.loads(file.read_text()) for file in summary.parent.glob("*/result.json")]
+    assert {result["run_id"] for result in results} == {jobs[lr].info.run_id for lr in ("0.1", "0.01")}
     printed = capsys.readouterr().out
     assert printed.count("← best") == 1
     assert f"{best[0]:.5g} ← best" in printed

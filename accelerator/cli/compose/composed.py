@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from accelerator.tracking.fleet import Fleet
+    from accelerator.tracking.tracker import Tracker
 
 PLACES = ("outputs", "multirun", "studies")  # where the folders of runs stand
 FAILURES = "failures.jsonl"  # in a sweep's folder while it runs: a line from each job that failed
@@ -29,6 +32,7 @@ class Composed:
         choices: the option of each config group.
         files: what it was composed of; see `accelerator.cli.compose.compose.composition`.
         sweep: the folder of the sweep it is a job of.
+        fleet: what uploads its record together with those of other jobs; None: it has an uploader of its own.
     """
 
     config: DictConfig
@@ -37,6 +41,15 @@ class Composed:
     choices: dict[str, Any]
     files: list[dict[str, str]]
     sweep: Path | None = None
+    fleet: Fleet | None = None
+
+    @property
+    def tracker(self) -> Callable[..., Tracker]:
+        """What makes the tracker of its record; see `accelerator.tracking.record.RunRecord`."""
+        from accelerator.tracking.fleet import FleetTracker
+        from accelerator.tracking.tracker import Tracker
+
+        return Tracker if self.fleet is None else partial(FleetTracker, fleet=self.fleet)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from accelerator.cli.tune.trial_config import TrialConfigs
 from accelerator.errors import ConfigError, Terminated, did_you_mean
 from accelerator.runtime.engine.device import count_of
 from accelerator.runtime.run_directory import CONFIG, JOURNAL, PLOTS, RESULT
-from accelerator.tracking.fleet import Fleet, FleetTracker, say_dead
+from accelerator.tracking.fleet import Fleet, FleetTracker, say_dead, told_late
 from accelerator.tracking.masking import masked
 from accelerator.tuning.base import (
     DIRECTIONS,
@@ -205,10 +206,7 @@ class Study:
             [self.folder / str(one.number) for one in outcomes], self.task.config["tracking"]["timeout"]
         )
         if late:
-            print(
-                f"record: that of {len(late)} trials has not arrived; send it later with: accelerator tracking sync "
-                f"{shlex.join(short(folder) for folder in late[:3])}{' …' if len(late) > 3 else ''}"
-            )
+            print(told_late(late, "trials"), file=sys.stderr)
 
     def _write(self, outcomes: list[TrialOutcome], shares: Mapping[str, Mapping[str, float]] | None = None) -> None:
         storage = self.section["storage"]
