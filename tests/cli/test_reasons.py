@@ -67,5 +67,10 @@ def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path, monkeypatch
         assert compose(["experiment=e"]).seed == 3
 
 
+def test_of_a_few_values_all_are_told():
+    assert of_type("Invalid value 'tets', expected one of [test, val, train]") == "test or val or train"
+    assert of_type("Invalid value 'rai', expected one of ['optuna', 'ray']") == "optuna or ray"
+
+
 def test_what_is_no_matter_of_type_has_no_expectation():
-    assert of_type("Invalid value 'tets', expected one of [test, val, train]") is None
+    assert of_type("Key 'a' is not in struct") is None

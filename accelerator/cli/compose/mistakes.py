@@ -229,7 +229,7 @@ def _sentence(override: str, error: Exception, config: DictConfig) -> str:
     if isinstance(cause, ValidationError):
         expected = of_type(first_line(cause))
         if expected is None:
-            return f"{override}: {first_line(cause)} (its type is declared in accelerator/cli/compose/schema.py)"
+            return f"{override}: {first_line(cause)}"
         return f"{override}: expected {expected}{f', {key}=[{value}]' if expected == 'a list' else ''}"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) or "Could not override" in str(error):
         wrong = (getattr(cause, "full_key", None) or key) if key in known else key

@@ -132,6 +132,8 @@ def of_type(told: str) -> str | None:
         return "true or false"
     if "is not a ListConfig" in told:
         return "a list"
+    if (found := re.match(r"Invalid value '.*', expected one of \[(.*)\]", told)) is not None:
+        return " or ".join(found[1].replace("'", "").split(", "))
     return "a value" if re.match(r"field '.*' is not Optional", told) else None
 
 
