@@ -54,10 +54,8 @@ def _report(options: Namespace) -> None:
     from accelerator.utilities.quantities import size
 
     find = _Finder(options.uri)
-    runs = [run for word in options.runs for run in find(word)]
-    places = [run.folder or run.run_id for run in runs]
-    if twice := next((place for place in places if places.count(place) > 1), None):
-        raise UserError(f"{twice} is named twice")
+    # A run may be named twice: by its folder and its id, or as a part of another.
+    runs = list({run.folder or run.run_id: run for word in options.runs for run in find(word)}.values())
     before = find.before(runs[0]) if len(runs) == 1 else None
     page = render(runs, before).encode()
     _write(options.out, page)

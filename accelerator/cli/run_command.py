@@ -111,8 +111,7 @@ def _experiment(options: Namespace, command: str) -> Experiment:
     file, overrides = options.config, list(options.overrides)
     if file is not None and not Path(file).exists() and ("=" in file or file.startswith("~")):
         file, overrides = None, [file, *overrides]
-    values, source = sections(None if file is None else Path(file), overrides)
-    config, problems = read_config(values, source)
+    config, problems = read_config(*sections(None if file is None else Path(file), overrides))
     function: Any = None
     try:
         function = find_train_function(options.train_fn)

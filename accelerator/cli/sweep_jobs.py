@@ -16,10 +16,10 @@ from rich.table import Table
 from accelerator.cli.compose.composed import FAILURES
 from accelerator.cli.run_files import overrides_in
 from accelerator.errors import AcceleratorError, Terminated
-from accelerator.runtime.checkpoint.operation import write_bytes
 from accelerator.runtime.run_directory import JOURNAL, RESULT
 from accelerator.tracking import spool
 from accelerator.tracking.fleet import Fleet, told_late
+from accelerator.utilities.files import write_text
 
 NOT_RUN = "NOT RUN"
 
@@ -116,7 +116,7 @@ def arrive(fleet: Fleet, folders: Sequence[Path], patience: float) -> None:
         state = spool.load(folder / spool.STATE, spool.State)
         if state is not None and state.run_id is not None and (folder / RESULT).exists():
             result = json.loads((folder / RESULT).read_text()) | {"run_id": state.run_id}
-            write_bytes(folder / RESULT, json.dumps(result, indent=1).encode())
+            write_text(folder / RESULT, json.dumps(result, indent=1))
 
 
 def outcomes(sweep: Path, swept: Mapping[str, str], planned: Mapping[Path, Sequence[str]]) -> list[JobOutcome]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
@@ -86,23 +86,32 @@ _KEYS = {
 }
 
 
-def experiment_config(values: Mapping[str, Any], source: str = "the config") -> ExperimentConfig:
+TYPED = "the command line"
+"""What messages call the source of a value that is typed."""
+
+
+def experiment_config(
+    values: Mapping[str, Any], source: str = "the config", typed: Collection[str] = ()
+) -> ExperimentConfig:
     """From the sections of a file (``experiment``, ``hyperparameters``, ``tuning``, ``mlflow``) to a config.
 
     Args:
         values: the sections, plain.
         source: where they come from, for messages.
+        typed: the keys, with their dots, that come from the command line instead, with all that is below them.
 
     Raises:
         ConfigError: holds every mistake: unknown sections and keys, and values of a wrong type.
     """
-    config, problems = read_config(values, source)
+    config, problems = read_config(values, source, typed)
     if problems or config is None:
         raise ConfigError(problems)
     return config
 
 
-def read_config(values: Mapping[str, Any], source: str = "the config") -> tuple[ExperimentConfig | None, list[str]]:
+def read_config(
+    values: Mapping[str, Any], source: str = "the config", typed: Collection[str] = ()
+) -> tuple[ExperimentConfig | None, list[str]]:
     """The config as far as it can be read, and every mistake in it; the arguments are those of `experiment_config`.
 
     Returns:
@@ -111,51 +120,70 @@ def read_config(values: Mapping[str, Any], source: str = "the config") -> tuple[
     problems, known = [], {}
     for section, content in values.items():
         if section not in SECTIONS:
-            problems.append(f"{section}: there is no such section in {source}{did_you_mean(section, SECTIONS)}")
+            where = origin(str(section), source, typed)
+            problems.append(f"{section}: there is no such section in {where}{did_you_mean(str(section), SECTIONS)}")
         elif not isinstance(content, Mapping):
-            problems.append(f"{section}={content!r} in {source}: expected a mapping of keys to values")
+            where = origin(section, source, typed)
+            problems.append(f"{section}={content!r} in {where}: expected a mapping of keys to values")
         else:
             unknown = [key for key in content if section in _KEYS and key not in _KEYS[section]]
             problems += [
-                f"{section}.{key}: there is no such key in {source}{did_you_mean(str(key), _KEYS[section])}"
-                for key in unknown
+                f"{name}: there is no such key in {origin(name, source, typed)}{did_you_mean(str(key), _KEYS[section])}"
+                for key, name in ((key, f"{section}.{key}") for key in unknown)
             ]
             known[section] = {key: value for key, value in content.items() if key not in unknown}
+    problems += _without_blank(known.get("hyperparameters", {}), "hyperparameters", source)
     whole = {**known.get("experiment", {}), **{name: known[name] for name in SECTIONS[1:] if name in known}}
-    config, wrong = _validated(ExperimentConfig, whole, source)
+    config, wrong = _validated(ExperimentConfig, whole, source, typed)
     problems += wrong
     if config is not None:
-        problems += out_of_range(config.tuning, f" in {source}")
+        problems += out_of_range(config.tuning, source, typed)
     return config, problems
+
+
+def origin(place: str, source: str, typed: Collection[str]) -> str:
+    """Where the value of a dotted key comes from: the command line if it, or what holds it, is typed."""
+    return TYPED if any(f"{place}.".startswith(f"{key}.") for key in typed) else source
+
+
+def _without_blank(values: Mapping[str, Any], place: str, source: str) -> Iterator[str]:
+    """A sentence for each ``{key:value}``: to YAML a key of that name, with no value."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _without_blank(value, f"{place}.{key}", source)
+        elif value is None and ":" in str(key):
+            meant = ": ".join(str(key).split(":", 1))
+            yield f"{place}.{key} in {source}: YAML reads a key '{key}' with no value; write a blank, {meant}"
 
 
 def wrong_types(tuning: TuningConfig) -> list[str]:
     """The values of a section ``tuning`` made in Python that are of a wrong type."""
-    return _validated(TuningConfig, asdict(tuning), "", "tuning")[1]
+    return _validated(TuningConfig, asdict(tuning), "", (), "tuning")[1]
 
 
-def out_of_range(tuning: TuningConfig, where: str = "") -> list[str]:
+def out_of_range(tuning: TuningConfig, source: str = "", typed: Collection[str] = ()) -> list[str]:
     """The numbers of a section ``tuning`` that are too small.
 
     Args:
         tuning: the section, of the right types.
-        where: it comes from, for messages.
+        source: where it comes from, for messages.
+        typed: the keys that come from the command line instead.
     """
     least = {"n_trials": 1, "workers": 1, "retries": 0}
     problems = [
-        f"tuning.{key}={value}{where}: expected at least {number}"
+        f"tuning.{key}={value}{_in(f'tuning.{key}', source, typed)}: expected at least {number}"
         for key, number in least.items()
         if (value := getattr(tuning, key)) < number
     ]
     return problems + [
-        f"tuning.{key}={value:g}{where}: expected a number above 0, or null"
+        f"tuning.{key}={value:g}{_in(f'tuning.{key}', source, typed)}: expected a number above 0, or null"
         for key in ("heartbeat", "timeout")
         if (value := getattr(tuning, key)) is not None and not value > 0
     ]
 
 
 def _validated(
-    kind: type[Kind], values: Mapping[str, Any], source: str, section: str | None = None
+    kind: type[Kind], values: Mapping[str, Any], source: str, typed: Collection[str], section: str | None = None
 ) -> tuple[Kind | None, list[str]]:
     """The dataclass these values make, else a sentence for each that does not fit."""
     from pydantic import TypeAdapter, ValidationError
@@ -163,14 +191,19 @@ def _validated(
     try:
         return TypeAdapter(kind).validate_python(values), []
     except ValidationError as error:
-        return None, [_sentence(detail, source, section) for detail in error.errors()]
+        return None, [_sentence(detail, source, typed, section) for detail in error.errors()]
 
 
-def _sentence(detail: Any, source: str, section: str | None) -> str:
+def _in(place: str, source: str, typed: Collection[str]) -> str:
+    return f" in {origin(place, source, typed)}" if source else ""
+
+
+def _sentence(detail: Any, source: str, typed: Collection[str], section: str | None) -> str:
     place = [str(part) for part in detail["loc"]]
     if section is not None:
         place = [section, *place]
     elif place[0] not in SECTIONS:
         place = ["experiment", *place]
     said = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{'.'.join(place)}={detail['input']!r}{f' in {source}' if source else ''}: {said}"
+    key = ".".join(place)
+    return f"{key}={detail['input']!r}{_in(key, source, typed)}: {said}"

@@ -125,8 +125,8 @@ class FunctionStudy:
         recorded = self.experiment.recorded(self.experiment.config)
         with in_own_words():
             check_store(recorded)
+            check_same(self.folder, self._plan, recorded)  # before a storage that is lost is made anew
             self._check_storage()
-        check_same(self.folder, self._plan, recorded)
         with owned(self.folder, ELSEWHERE), Journal(self.folder / JOURNAL) as journal:
             with in_own_words():
                 tuner = self._tuner()

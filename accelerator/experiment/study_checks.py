@@ -104,9 +104,11 @@ def check_same(folder: Path, plan: Plan, recorded: Mapping[str, Any]) -> None:
         recorded: the config, as it is put on record.
 
     Raises:
-        ConfigError: it is another one: each difference is shown.
+        ConfigError: it is another one: each difference is shown. Or its storage is lost, or damaged.
         RunDirectoryError: it is no study of a train function.
     """
+    from accelerator.tuning.storage import check_known
+
     path, name = folder / CONFIG, plan.name
     if not path.exists():
         return
@@ -127,7 +129,9 @@ def check_same(folder: Path, plan: Plan, recorded: Mapping[str, Any]) -> None:
     changed += [f"{_key(key)} was {value}, and is gone" for key, value in found["removed"].items()]
     if storage != shown["tuning"]["storage"]:
         changed.append(f"tuning.storage was {storage}, is now {shown['tuning']['storage']}")
-    elif kept := stored(folder, name, recorded["tuning"]["storage"]):
-        changed += differences(kept, plan.described())
+    else:
+        check_known(folder, name, recorded["tuning"]["storage"])
+        if kept := stored(folder, name, recorded["tuning"]["storage"]):
+            changed += differences(kept, plan.described())
     if changed:
-        raise ConfigError(in_words([changed_study(name, changed)]))
+        raise ConfigError(changed_study(name, changed))

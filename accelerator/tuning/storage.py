@@ -5,19 +5,25 @@ Only the process that drives a study writes to it; anyone may read. Imported whe
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from optuna import get_all_study_names
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from accelerator.errors import ConfigError
 from accelerator.runtime.journal import truncate
+from accelerator.runtime.run_directory import JOURNAL as RUN_JOURNAL
+from accelerator.tuning.choosing import quiet
+from accelerator.utilities.files import short
 
 JOURNAL = "journal"
 JOURNAL_FILE = "study.journal"
-DATABASES = ("sqlite:///", "postgresql://", "mysql://", "mariadb://", "oracle://", "mssql://")
+SQLITE = "sqlite:///"
+DATABASES = (SQLITE, "postgresql://", "mysql://", "mariadb://", "oracle://", "mssql://")
 DATABASE_SECONDS = 60.0  # to wait for another process that writes
 
 
@@ -33,7 +39,7 @@ def open_storage(storage: str, folder: Path, key: str = "tune.storage") -> BaseS
         ConfigError: it cannot be opened.
     """
     if storage == JOURNAL:
-        return open_journal(folder / JOURNAL_FILE)
+        return open_journal(folder / JOURNAL_FILE, other="tune.name")
     if "://" not in storage:
         raise ConfigError(f"{key}={storage}: expected journal, or the URL of a database such as sqlite:///study.db")
     from sqlalchemy import event
@@ -60,19 +66,83 @@ def open_storage(storage: str, folder: Path, key: str = "tune.storage") -> BaseS
     return opened
 
 
-def open_journal(file: str | Path) -> JournalStorage:
-    """Open a journal file, making it where there is none.
+def check_known(folder: Path, name: str, storage: str) -> None:
+    """See that a storage that is a file knows the study whose trials stand in the folder.
+
+    With one that is lost, or empty, the study would begin again, and each new trial in the folder of an old one.
+
+    Args:
+        folder: the study's.
+        name: of the study.
+        storage: see `open_storage`.
 
     Raises:
-        ConfigError: it is damaged.
+        ConfigError: it does not know it, or cannot be opened.
+    """
+    # The folder is looked at first: a process that begins the study meanwhile writes to the storage first.
+    trials = sorted(int(path.parent.name) for path in folder.glob(f"*/{RUN_JOURNAL}") if path.parent.name.isdecimal())
+    file = _file_of(storage, folder)
+    if not trials or file is None:
+        return
+    if file.exists():  # else it is not made: the user may be about to put it back
+        with quiet():
+            if name in get_all_study_names(open_storage(storage, folder)):
+                return
+    held = {1: "trial {}", 2: "trials {} and {}"}.get(len(trials), f"{len(trials)} trials").format(*trials)
+    raise ConfigError(
+        f"{short(folder)} holds {held}, and its storage ({file.name}) knows no such study: "
+        f"put {file.name} back, or give another tune.name=…"
+    )
+
+
+def _file_of(storage: str, folder: Path) -> Path | None:
+    """The file a storage is; None for one that a server or memory keeps."""
+    if storage == JOURNAL:
+        return folder / JOURNAL_FILE
+    place = storage.removeprefix(SQLITE).partition("?")[0]
+    return Path(place) if storage.startswith(SQLITE) and place and not place.startswith((":", "file:")) else None
+
+
+def open_journal(file: str | Path, other: str = "file") -> JournalStorage:
+    """Open a journal file, making it where there is none.
+
+    Args:
+        file: its path.
+        other: what to give another of, when it is damaged.
+
+    Raises:
+        ConfigError: it is damaged; it is left as it is.
     """
     file = Path(file)
+    _check_lines(file, other)
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = _KernelLock(file)
     try:
         return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
     except (ValueError, KeyError, AssertionError) as error:
         raise ConfigError(f"{file} is damaged, and the study cannot be read: {error}") from error
+
+
+def _check_lines(file: Path, other: str) -> None:
+    """See that every whole line is an entry: Optuna reads over a last one that is none, and writes behind it.
+
+    What follows the last newline is an entry somebody was killed in, or is writing now.
+    """
+    if not file.exists():
+        return
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.endswith(b"\n") and not _is_entry(line):
+                raise ConfigError(
+                    f"{short(file)}, line {number}: no entry of a study: take the line out, or give another {other}"
+                )
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 class _KernelLock(JournalFileOpenLock):

@@ -1,6 +1,7 @@
 """``accelerator tune``: trainings with other values, as runs below a run, and the best of them as a config."""
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -12,6 +13,7 @@ from accelerator.cli.app import main
 from accelerator.cli.compose.compose import plain
 from accelerator.cli.tune.command import tune
 from accelerator.cli.tune.report import line_of, ranked
+from accelerator.cli.tune.study import threads_each
 from accelerator.cli.tune.trial_config import TrialConfigs, as_typed, hydra_ready
 from accelerator.errors import ConfigError
 from accelerator.tuning import pictures
@@ -134,6 +136,30 @@ def test_the_same_command_again_measures_nothing_and_more_trials_only_what_is_le
     assert main(["tune", "resume=last", "tune.trials=3"]) == 0
     assert study_in(folder, name)["trials"][:2] == before
     assert len(study_in(folder, name)["trials"]) == 3
+    _damaged_and_lost(folder, [*command, "tune.trials=4"], f"studies/{name}", capfd)
+
+
+def _damaged_and_lost(folder, command, place, capfd):
+    """A study whose storage is damaged, or lost, is told before anything is written."""
+    journal = folder / place / "study.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines, b"garbage\n"]))
+    before = contents(folder)
+    capfd.readouterr()
+    assert main(command) == 3
+    assert capfd.readouterr().err == (
+        f"error: {place}/study.journal, line {len(lines) + 1}: no entry of a study: take the line out, "
+        "or give another tune.name\n"
+    )
+    assert contents(folder) == before
+    journal.unlink()
+    before = contents(folder)
+    assert main(command) == 3
+    assert capfd.readouterr().err == (
+        f"error: {place} holds 3 trials, and its storage (study.journal) knows no such study: put study.journal back, "
+        "or give another tune.name=…\n"
+    )
+    assert contents(folder) == before
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -332,3 +358,14 @@ def test_a_trial_in_one_line():
     )
     pruned = outcome(2, State.PRUNED, 0.5, reports={1: 0.75, 2: 0.5})
     assert line_of(pruned, loss) == "trial 2: pruned in pass 2 at loss 0.5 · lr=0.1235"
+
+
+@pytest.mark.parametrize(
+    ("workers", "said", "share"), [(2, None, 4), (3, None, 2), (16, None, 1), (2, "1", 1), (2, "64", 4)]
+)
+def test_a_worker_has_its_share_of_the_cores_and_no_more_than_is_said(monkeypatch, workers, said, share):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert threads_each(workers) == share

@@ -243,6 +243,35 @@ def test_where_nothing_can_be_written_the_remedy_is_one_of_this_command(folder, 
     assert caplog.messages == ["record: set mlflow.uri"]
 
 
+@pytest.mark.parametrize(("storage", "file"), [("journal", "study.journal"), ("sqlite:///kept.db", "kept.db")])
+def test_a_study_whose_storage_is_lost_is_told_and_left_alone(folder, storage, file):
+    place = folder / "studies" / "heights" if storage == "journal" else folder
+    experiment(n_trials=2, storage=storage).tune()
+    (place / file).rename(folder / "elsewhere")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(ConfigError) as error:
+        experiment(n_trials=2, storage=storage).tune()
+    assert str(error.value) == (
+        f"studies/heights holds trials 0 and 1, and its storage ({file}) knows no such study: put {file} back, "
+        "or give another tuning.name=…"
+    )
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    (folder / "elsewhere").rename(place / file)
+    assert len(experiment(n_trials=3, storage=storage).tune().outcomes) == 3
+
+
+def test_a_damaged_line_of_the_storage_is_told_by_the_keys_of_this_command(folder):
+    experiment(n_trials=1).tune()
+    journal = folder / "studies" / "heights" / "study.journal"
+    first, *lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([first, b"garbage\n", *lines]))
+    with pytest.raises(ConfigError) as error:
+        experiment(n_trials=1).tune()
+    assert str(error.value) == (
+        "studies/heights/study.journal, line 2: no entry of a study: take the line out, or give another tuning.name"
+    )
+
+
 def test_ctrl_c_prints_the_table_and_how_to_go_on(folder, capfd):
     (folder / "interrupted.py").write_text(
         "import os, signal, time\n"

@@ -19,7 +19,7 @@ STUDY = [
     *("multilevel=single", "optimizer=sgd", "scheduler=constant", "transform=none", "metrics=none", "tracking=none"),
     *("engine.threads=1", "loader.batch_size=8", "trainer.max_epochs=150", "tune.name=study", "tune.backend=ray"),
     *("tune.sampler.name=random", "tune.pruner.name=none", "tune.ray.cpus=1", f"tune.trials={TRIALS}"),
-    "tune.space.optimizer.lr={log_uniform:[0.001,0.1]}",
+    "tune.space.optimizer.lr={log_uniform:[0.001,0.03]}",  # above, some diverge
 ]
 
 

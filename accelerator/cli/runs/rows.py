@@ -1,4 +1,4 @@
-"""Runs as a table: parts below their whole, and in what they differ; on a narrow terminal the numbers go first."""
+"""Runs as a table: parts below their whole, and in what they differ; on a narrow terminal one number stays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from accelerator.utilities.quantities import duration, number
 DIGITS = 8  # of an id, where it is shown in a table
 
 _MOST_METRICS = 4  # columns
-_DIFFERENCE_LENGTH, _LEAST_DIFFERENCE = 48, 16  # characters of it, and on a narrow terminal
+_DIFFERENCE_LENGTH, _LEAST_DIFFERENCE = 48, 20  # characters of it, and on a narrow terminal
 # As `accelerator.tracking.difference.as_text` writes them: ``lr: 1 → 3``, ``+ new: 4``, ``− old``.
 _PART = re.compile(r"(?:\+ |(− ))?([^\s:]+)(?:: (.*))?")
 _COLOURS = {"FINISHED": "green", "FAILED": "bold red", "KILLED": "yellow", "RUNNING": "cyan"}
@@ -37,18 +37,18 @@ def print_runs(runs: Sequence[StoredRun], *, nested: bool = True, sort: str | No
     columns = [
         Column("id", [run.id[:DIGITS] for run in shown]),
         Column("name", names),
-        Column("experiment", [clean(run.experiment) for run in shown], rank=4),
-        Column("group", [clean(run.group or "") for run in shown], rank=3),
+        Column("experiment", [clean(run.experiment) for run in shown], rank=5),
+        Column("group", [clean(run.group or "") for run in shown], rank=4),
         Column("status", [status(run) for run in shown]),
-        Column("differs by", [clean(_difference(run, wholes)) for run in shown], rank=2, least=_LEAST_DIFFERENCE),
-        Column("started", [when(run.started) for run in shown], rank=5),
-        Column("duration", [duration(run.seconds) for run in shown], right=True, rank=6),
+        Column("differs by", [clean(_difference(run, wholes)) for run in shown], rank=3, least=_LEAST_DIFFERENCE),
+        Column("started", [when(run.started) for run in shown], rank=6),
+        Column("duration", [duration(run.seconds) for run in shown], right=True, rank=7),
         *(
             Column(
                 clean(f"best {name}" if name == sort and any(f"best/{name}" in run.metrics for run in runs) else name),
                 [number(_value(run, name, sort)) for run in shown],
                 right=True,
-                rank=1 if name == sort else 7 + at,
+                rank=1 if name == sort else 2 if at == 0 and sort is None else 8 + at,
             )
             for at, name in enumerate(metrics)
         ),

@@ -177,7 +177,7 @@ def _tune(composed: Composed) -> Result:
     """Check everything that can be, then measure."""
     from accelerator.cli.compose.compose import plain
     from accelerator.cli.task import run_task
-    from accelerator.cli.tune.study import Study, check_same, plan_of
+    from accelerator.cli.tune.study import Study, check_same, plan_of, threads_each
     from accelerator.cli.tune.trial_config import TrialConfigs, hydra_ready
     from accelerator.tuning.choosing import make_pruner, make_sampler, require_optuna
 
@@ -193,7 +193,12 @@ def _tune(composed: Composed) -> Result:
         if ray:
             require_ray(section["ray"]["address"])
         plan, problems = plan_of(values, study_name(composed.config))
-        configs = TrialConfigs(composed.overrides, plan.space)
+        # On record with each trial, so that the best one's config trains to the same numbers.
+        engine, several = values["engine"], plan.workers > 1 and not ray
+        threads = (
+            [f"engine.threads={threads_each(plan.workers)}"] if several and engine.get("threads", 0) is None else []
+        )
+        configs = TrialConfigs([*composed.overrides, *threads], plan.space)
         problems += gathered(
             lambda: make_sampler(section["sampler"], plan.seed),
             lambda: (split_pruner if ray else make_pruner)(section["pruner"], plan.objectives),

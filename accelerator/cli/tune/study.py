@@ -89,9 +89,10 @@ def check_same(composed: Composed, values: Mapping[str, Any], plan: Plan) -> Non
     """Compare with the study that is in the folder, if there is one.
 
     Raises:
-        ConfigError: it is another one: each difference is shown.
+        ConfigError: it is another one: each difference is shown. Or its storage is lost, or damaged.
     """
     from accelerator.cli.compose.compose import plain
+    from accelerator.tuning.storage import check_known
 
     if not (composed.run_dir / CONFIG).exists():
         return
@@ -101,8 +102,10 @@ def check_same(composed: Composed, values: Mapping[str, Any], plan: Plan) -> Non
     kept = (before.get("tune") or {}).get("storage", storage)
     if kept != shown["tune"]["storage"]:
         changed.append(f"tune.storage was {kept}, is now {shown['tune']['storage']}")
-    elif (study := stored(composed.run_dir, plan.name, storage)) is not None:
-        changed += differences(study, plan.described())
+    else:
+        check_known(composed.run_dir, plan.name, storage)
+        if (study := stored(composed.run_dir, plan.name, storage)) is not None:
+            changed += differences(study, plan.described())
     was, now = computing(before), computing(shown)
     changed += [
         f"{key} was {was.get(key, 'not set')}, is now {now.get(key, 'not set')}"
@@ -111,6 +114,13 @@ def check_same(composed: Composed, values: Mapping[str, Any], plan: Plan) -> Non
     ]
     if changed:
         raise ConfigError(changed_study(plan.name, changed))
+
+
+def threads_each(workers: int) -> int:
+    """CPU threads of each of several workers: its share of the cores, and no more than the environment says."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores // workers, int(said) if said.isdecimal() else cores))
 
 
 class Study:
@@ -180,8 +190,8 @@ class Study:
 
         if self.plan.workers > 1 and len(devices := visible_devices()) > 1:
             os.environ["CUDA_VISIBLE_DEVICES"] = devices[worker % len(devices)]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // self.plan.workers))
+        if self.plan.workers > 1:
+            torch.set_num_threads(threads_each(self.plan.workers))
 
     def _fleet(self) -> Fleet | None:
         from accelerator.tracking.locations import locate

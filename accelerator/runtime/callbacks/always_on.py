@@ -30,6 +30,7 @@ class FiniteLoss(Callback):
     def run_start(self, context: Context) -> None:
         """Learn whether a look is free."""
         self._every = 1 if context.engine.device.type == "cpu" else self.every
+        self._took = self._takes = _rates(context)
 
     def step_end(self, context: Context) -> None:
         """Look at the loss."""
@@ -37,11 +38,17 @@ class FiniteLoss(Callback):
         assert loss is not None
         if (self._every == 1 or context.state.step % self._every == 0) and not math.isfinite(loss.item()):
             state = context.state
-            rates = ", ".join(f"{group['lr']:.3g}" for group in context.optimizer.param_groups)
+            rates = ", ".join(f"{rate:.3g}" for rate in self._took)
             raise NonFiniteLossError(
                 f"the loss is {loss.item()} at step {state.step} (batch {state.batch} of pass {state.epoch + 1}, "
                 f"learning rate {rates}); try a smaller optimizer.lr or trainer.clip_norm=1"
             )
+        # A loss is that of the weights the step before has left; the schedule is a step ahead already.
+        self._took, self._takes = self._takes, _rates(context)
+
+
+def _rates(context: Context) -> list[float]:
+    return [group["lr"] for group in context.optimizer.param_groups]
 
 
 class Throughput(Callback):

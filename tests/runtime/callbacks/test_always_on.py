@@ -33,6 +33,22 @@ def test_the_run_stops_at_the_very_step_whose_loss_is_not_finite(tiny_config, tm
     assert [number for number, _ in points(tmp_path, "train/loss")] == list(range(1, step))
 
 
+def test_the_rate_it_names_is_that_of_the_step_before_whose_weights_the_loss_is_of():
+    group, state = {"lr": 0.5}, SimpleNamespace(step=0, batch=0, epoch=0)
+    context = SimpleNamespace(
+        engine=SimpleNamespace(device=torch.device("cpu")), optimizer=SimpleNamespace(param_groups=[group]), state=state
+    )
+    watch = FiniteLoss()
+    watch.run_start(context)
+    for rate_of_next, loss in [(0.25, 1.0), (0.125, 1.0), (0.0, math.inf)]:
+        state.step += 1
+        group["lr"], context.loss = rate_of_next, torch.tensor(loss)
+        if loss == 1.0:
+            watch.step_end(context)
+    with pytest.raises(NonFiniteLossError, match=r"at step 3 .*, learning rate 0\.25\)"):
+        watch.step_end(context)
+
+
 def test_a_finite_run_is_left_alone(tiny_config, tmp_path):
     assert execute(tiny_config(), tmp_path).steps == 6
 
@@ -40,7 +56,8 @@ def test_a_finite_run_is_left_alone(tiny_config, tmp_path):
 def test_on_a_gpu_it_looks_only_now_and_then(tiny_config, tmp_path):
     class OnGpu(FiniteLoss):
         def run_start(self, context):
-            super().run_start(SimpleNamespace(engine=SimpleNamespace(device=torch.device("cuda"))))
+            gpu = SimpleNamespace(device=torch.device("cuda"))
+            super().run_start(SimpleNamespace(engine=gpu, optimizer=context.optimizer))
 
     config = tiny_config(callbacks={"finite_loss": None}, trainer={"max_epochs": 4})
     poisoned = {f"poison {step}": At("after_backward", poison(math.nan), number=step) for step in (4, 6, 10)}
