@@ -225,7 +225,7 @@ def test_a_training_with_a_server_prints_the_live_link_and_waits_for_none(store,
 def test_another_value_of_the_servers_key_is_told_with_the_others(folder, capsys):
     assert main(["train", "tracking.server=always", "optimizer.lrr=1"]) == 3
     err = capsys.readouterr().err
-    assert "tracking.server=always: Invalid value 'always', expected one of ['none', 'auto']" in err
+    assert "tracking.server=always: expected none or auto" in err
     assert "optimizer.lrr" in err
 
 

@@ -70,7 +70,7 @@ TYPES = {
     "a word for true or false": (["trainer.test=maybe"], "trainer.test=maybe: expected true or false"),
     "a word that is none of a few": (
         ["evaluate.split=tets"],
-        "evaluate.split=tets: Invalid value 'tets', expected one of",
+        "evaluate.split=tets: expected test or val or train",
     ),
     "a value for a section": (["trainer=5"], "trainer=5: trainer is a section, not a value: set one of its keys"),
     "text for an argument": (
