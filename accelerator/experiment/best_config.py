@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import yaml
-
 from accelerator.experiment.config import SECTIONS, ExperimentConfig
 from accelerator.experiment.runner import Experiment
 from accelerator.tracking.masking import MASK, masked
+from accelerator.utilities.yaml_text import as_yaml
 
 
 def as_file(experiment: Experiment, hyperparameters: Mapping[str, Any], heading: str) -> str:
@@ -34,7 +33,7 @@ def as_file(experiment: Experiment, hyperparameters: Mapping[str, Any], heading:
     lacking: list[str] = []
     shown = _without_secrets(whole, masked(whole), "", lacking)
     comment = [heading, *(f"say also: {key}=…" for key in lacking)]
-    return "".join(f"# {line}\n" for line in comment) + yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+    return "".join(f"# {line}\n" for line in comment) + as_yaml(shown)
 
 
 def _without_secrets(values: Mapping[Any, Any], hidden: Mapping[Any, Any], prefix: str, lacking: list[str]) -> Any:

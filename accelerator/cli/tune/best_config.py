@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
 from omegaconf import OmegaConf
 
 from accelerator.cli.compose.compose import CONFIG_NAME, opened, plain
 from accelerator.cli.tune.trial_config import TrialConfigs
 from accelerator.runtime.checkpoint.operation import write_bytes
 from accelerator.tracking.masking import MASK, masked
+from accelerator.utilities.yaml_text import as_yaml
 
 # What a config that computes the same need not say.
 LEFT_OUT = ("tracking", "tune", "sweep", "resume", "load", "experiment")
@@ -62,7 +62,7 @@ def write_best(
     path = folder / CONFIGS / "experiment" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ["# @package _global_", *(f"# {line}" for line in heading)]
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120) if content else ""
+    text = as_yaml(content, width=120) if content else ""
     write_bytes(path, ("\n".join(lines) + "\n" + text).encode())
     again = _composed([f"hydra.searchpath=[file://{folder / CONFIGS}]", f"experiment={name}"])[0]
     found = {key: value for key, value in plain(again, resolve=False).items() if key not in LEFT_OUT}
