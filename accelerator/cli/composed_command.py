@@ -10,7 +10,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,21 +201,21 @@ class _Jobs:
             if config.sweep.on_error == "stop" and (sweep / FAILURES).exists():  # in another process
                 return None
             print(f"job {hydra.job.num}: {shlex.join(recorded(overrides))}", flush=True)
+        chosen = str(choices)  # they, and nothing else, decide which files are read
+        fleet = self.record.fleet() if self.record is not None else None
+        composed = Composed(config, self.started[-1], overrides, choices, self.files.get(chosen, []), sweep, fleet)
         try:
             with nullcontext() if here else told_here():
                 with removed_if_unused(self.started[-1]):
                     check_present(config)
-                if (chosen := str(choices)) not in self.files:  # they, and nothing else, decide which files are read
+                if chosen not in self.files:
                     self.files[chosen] = composition(overrides)
-                fleet = self.record.fleet() if self.record is not None else None
-                composed = Composed(config, self.started[-1], overrides, choices, self.files[chosen], sweep, fleet)
+                    composed = replace(composed, files=self.files[chosen])
                 result = self.command.job(composed)
         except BaseException as error:
             self.raised.append(error)
             if sweep is None:
                 return None
-            files, fleet = self.files.get(str(choices), []), self.record.fleet() if self.record is not None else None
-            composed = Composed(config, self.started[-1], overrides, choices, files, sweep, fleet)
             self._failed(composed, sweep, hydra.job.num, error)
             if here and (isinstance(error, Terminated) or config.sweep.on_error == "stop"):
                 # Hydra goes on with the next job after any Exception; a signal is meant for the sweep.

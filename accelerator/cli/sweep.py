@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -32,11 +32,9 @@ from accelerator.cli.sweep_jobs import (
 )
 from accelerator.errors import Terminated
 from accelerator.runtime.run_directory import JOURNAL
+from accelerator.tracking.fleet import Fleet
 from accelerator.tracking.record import STOPPED_SECONDS
 from accelerator.utilities.files import short
-
-if TYPE_CHECKING:
-    from accelerator.tracking.fleet import Fleet
 
 SUMMARY = "sweep.json"
 
@@ -71,11 +69,7 @@ class SweepRecord(Callback):
     def fleet(self) -> Fleet | None:
         """One uploader for all jobs of this process; each of its own would import MLflow, and be waited for."""
         if self._fleet is None and self._record is not None and self._base is not None:
-            from accelerator.tracking.fleet import Fleet
-            from accelerator.tracking.locations import locate
-            from accelerator.tracking.tracker import environment
-
-            self._fleet = Fleet(self._folder, environment(locate(self._base.tracking.uri)), compare=True)
+            self._fleet = Fleet(self._folder, self._base.tracking.uri, compare=True)
         return self._fleet
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:

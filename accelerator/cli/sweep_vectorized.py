@@ -8,7 +8,6 @@ job has its own folder and its own nested run on record, like a job that was tra
 from __future__ import annotations
 
 import copy
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -199,18 +198,22 @@ def _train(launcher: BasicLauncher, jobs: list[_Job]) -> str | None:
         Why they cannot be after all; None if they were.
     """
     from accelerator.cli.record import check_store
+    from accelerator.cli.sweep_jobs import arrive
     from accelerator.runtime.run_directory import owned
     from accelerator.runtime.vectorized.stack import CannotStackError
     from accelerator.runtime.vectorized.together import execute_together
+    from accelerator.tracking.fleet import Fleet
     from accelerator.tracking.record import STOPPED_SECONDS
 
     check_store(jobs[0].values)
     _allow_files(4 * len(jobs))
     sweep = jobs[0].composed.sweep
     assert sweep is not None
-    fleet = _fleet(jobs[0].values, sweep)
+    tracking = jobs[0].values["tracking"]
+    # One uploader for all: each of its own would import MLflow at the same time.
+    fleet = Fleet(sweep, tracking["uri"]) if tracking["enabled"] else None
     outcomes: list[Result | Exception] = []
-    patience = jobs[0].values["tracking"]["timeout"]
+    patience = tracking["timeout"]
     with ExitStack() as folders:
         try:
             for job in jobs:
@@ -226,7 +229,7 @@ def _train(launcher: BasicLauncher, jobs: list[_Job]) -> str | None:
             if any(isinstance(outcome, Terminated) for outcome in outcomes):
                 patience = min(patience, STOPPED_SECONDS)
             if fleet is not None:
-                _arrived(fleet, jobs, outcomes, patience)
+                arrive(fleet, [job.composed.run_dir for job in jobs], patience)
     _tell_hydra(launcher, jobs, outcomes)
     return None
 
@@ -244,31 +247,6 @@ def _plans(jobs: Sequence[_Job], fleet: Fleet | None) -> list[Any]:
         record = Record(job.values, about, job.composed.run_dir, tracker=tracker)
         plans.append(Plan(job.values, job.composed.run_dir, about.fingerprint, commit, {"record": record}))
     return plans
-
-
-def _fleet(values: dict[str, Any], sweep: Path) -> Fleet | None:
-    """One uploader for all: each of its own would import MLflow at the same time."""
-    from accelerator.tracking.fleet import Fleet
-    from accelerator.tracking.locations import locate
-    from accelerator.tracking.tracker import environment
-
-    tracking = values["tracking"]
-    return Fleet(sweep, environment(locate(tracking["uri"]))) if tracking["enabled"] else None
-
-
-def _arrived(fleet: Fleet, jobs: Sequence[_Job], outcomes: Sequence[Result | Exception], patience: float) -> None:
-    """Wait for the records, so many seconds without progress, and take down which run each job's is."""
-    from accelerator.runtime.run import Result, write_result
-    from accelerator.tracking import spool
-    from accelerator.tracking.fleet import told_late
-
-    late = fleet.finish([job.composed.run_dir for job in jobs], patience)
-    if late:
-        print(told_late(late, "jobs"), file=sys.stderr)
-    for outcome in outcomes:
-        if isinstance(outcome, Result) and (state := spool.load(outcome.run_dir / spool.STATE, spool.State)):
-            outcome.run_id = state.run_id
-            write_result(outcome)
 
 
 def _tell_hydra(launcher: BasicLauncher, jobs: Sequence[_Job], outcomes: Sequence[Result | Exception]) -> None:

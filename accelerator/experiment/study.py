@@ -21,9 +21,7 @@ from accelerator.runtime.checkpoint.operation import write_bytes
 from accelerator.runtime.journal import Journal
 from accelerator.runtime.run_directory import JOURNAL, PLOTS, RESULT, owned
 from accelerator.tracking.fleet import Fleet, FleetTracker, say_dead
-from accelerator.tracking.locations import locate
 from accelerator.tracking.record import About, RunRecord, check_store
-from accelerator.tracking.tracker import environment
 from accelerator.tuning import base
 from accelerator.tuning.base import (
     Plan,
@@ -138,7 +136,7 @@ class FunctionStudy:
                 log.info("%s", tuner.standing().said(self._plan))
             fleet = None
             if self.experiment.config.mlflow.enabled:
-                fleet = Fleet(self.folder, environment(locate(self.experiment.config.mlflow.uri)))
+                fleet = Fleet(self.folder, self.experiment.config.mlflow.uri)
                 if self.section.backend == "ray":  # whose workers are no forks of this process
                     tuner.began = lambda number: fleet.announce(self.folder / str(number))
             error = None

@@ -26,7 +26,8 @@ from typing import Any
 
 from accelerator.runtime.journal import Journal
 from accelerator.tracking import spool
-from accelerator.tracking.tracker import Status, TrackedRun, Tracker
+from accelerator.tracking.locations import locate
+from accelerator.tracking.tracker import Status, TrackedRun, Tracker, environment
 from accelerator.utilities.files import short
 
 AT_ONCE = 8  # journals followed at the same time; of a run that has ended meanwhile nothing is lost
@@ -41,12 +42,12 @@ class Fleet:
 
     Args:
         folder: where its log stands.
-        environment: of its process; see `Tracker.environment`.
+        uri: of the store, whose credentials its process is given; see `Tracker`.
         compare: tell what differs between each run and the one before, as a run alone does; it takes as long as all
             the rest of a small run's record.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str], *, compare: bool = False) -> None:
+    def __init__(self, folder: Path, uri: str | None, *, compare: bool = False) -> None:
         self.log = folder / LOG
         self._announced: list[Path] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -55,7 +56,7 @@ class Fleet:
                 [sys.executable, "-m", "accelerator.tracking.fleet", "--parent", str(os.getpid())]
                 + ["--compare"] * compare,
                 cwd="/",
-                env=environment,
+                env=environment(locate(uri)),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -8,12 +8,10 @@ from record_helpers import pairs, prepare, query, state_of, status_of, uri_of
 
 from accelerator.tracking import spool
 from accelerator.tracking.fleet import Fleet, FleetTracker, arrived, say_dead
-from accelerator.tracking.locations import locate
-from accelerator.tracking.tracker import environment
 
 
 def fleet_for(folder, store):
-    return Fleet(folder, environment(locate(uri_of(store))))
+    return Fleet(folder, uri_of(store))
 
 
 def tracked(run_dir, store, fleet, status, **options):
@@ -71,8 +69,7 @@ def test_a_run_whose_process_died_is_closed_in_its_stead(tmp_path, stopped, stat
 
 def test_what_cannot_arrive_is_told_and_waits_in_the_journal(tmp_path):
     """Nobody listens on the discard port."""
-    options = environment(locate("http://127.0.0.1:9"))
-    fleet = Fleet(tmp_path, options)
+    fleet = Fleet(tmp_path, "http://127.0.0.1:9")
     run_dir = tmp_path / "run"
     journal = prepare(run_dir, tmp_path / "mlflow.db")
     tracker = FleetTracker(run_dir, fleet=fleet, journal=journal, uri="http://127.0.0.1:9", patience=0.0)

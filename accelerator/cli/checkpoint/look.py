@@ -25,6 +25,7 @@ from accelerator.runtime.checkpoint.meta_handler import Meta, read_meta, sidecar
 from accelerator.runtime.checkpoint.operation import TEMPORARY, is_ours
 from accelerator.runtime.run_directory import CHECKPOINTS
 from accelerator.runtime.trained import handler_of
+from accelerator.utilities import quantities
 from accelerator.utilities.files import short
 
 UNFINISHED = "unfinished: its save was killed; it does not count"
@@ -89,7 +90,7 @@ def show(options: Namespace) -> int:
             own = [tensor for tensor in tensors if tensor["part"] == part]
             values, size = (sum(tensor[key] for tensor in own) for key in ("values", "bytes"))
             types = ", ".join(sorted({tensor["dtype"] for tensor in own}))
-            table.add_row(part, f"{len(own):,}", f"{values:,}", _size(size), types)
+            table.add_row(part, f"{len(own):,}", f"{values:,}", quantities.size(size), types)
     console.print(table)
     return 0
 
@@ -110,7 +111,7 @@ def verify_all(options: Namespace) -> int:
                 bad += 1
                 console.print(Text.assemble(("damaged     ", "bold red"), str(error)))
             else:
-                console.print(Text.assemble(("whole       ", "green"), f"{short(entry.path)}  {_size(size)}"))
+                console.print(Text.assemble(("whole       ", "green"), f"{short(entry.path)}  {quantities.size(size)}"))
     if bad:
         print(f"error: {bad} of {count} checkpoints cannot be used", file=sys.stderr)
     return UserError.exit_code if bad else 0
@@ -237,7 +238,7 @@ def _print_list(console: Console, run: Path, handler: CheckpointHandler, found: 
         if meta is not None:
             value = meta.metrics.get(handler.monitor, math.nan)
             facts = [f"{meta.step:,}", f"{meta.epoch:,}", str(meta.level), "–" if math.isnan(value) else f"{value:.5g}"]
-            facts += [_size(meta.bytes), _age(meta.created)]
+            facts += [quantities.size(meta.bytes), _age(meta.created)]
         marks = [mark for mark, is_so in (("best", entry.best), ("last", entry.last)) if is_so]
         note = Text(" ".join(marks)) if entry.problem is None else Text(entry.problem, "red")
         table.add_row(entry.path.name, *facts, note)
@@ -297,15 +298,6 @@ def _tensors(path: Path) -> list[dict[str, Any]]:
 def _part(key: str) -> str:
     first, *rest = key.removeprefix("/").split("/")
     return f"network, level {rest[1]}" if first == "network" and rest[0] == "levels" else first
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.3g} GB"
 
 
 def _age(created: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,11 +148,6 @@ class Sources:
     def is_later(self, key: str, other: str) -> bool:
         """Whether a key was set after another: by a later file, or on the command line."""
         return self._order.index(self.of(key)) > self._order.index(self.of(other))
-
-
-def source_of(overrides: Sequence[str]) -> Callable[[str], str]:
-    """A function from a dotted key to the file that set it; to be called inside `composer`."""
-    return Sources(overrides).of
 
 
 def _shown(root: str, name: str) -> str:

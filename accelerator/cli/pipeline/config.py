@@ -13,8 +13,9 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from yaml import YAMLError
 
 from accelerator.cli.compose.compose import COMPOSITION_ERRORS, composer, composition, group_options, plain
-from accelerator.cli.compose.mistakes import diagnose, located, reason
+from accelerator.cli.compose.mistakes import diagnose, located
 from accelerator.cli.compose.path_checks import check_paths
+from accelerator.cli.compose.reasons import reason
 from accelerator.cli.compose.schema import TrackingConfig
 from accelerator.cli.load import inherited
 from accelerator.cli.resume import computing, resolve, value_of

@@ -76,7 +76,7 @@ def _problems(compose: Callable[[Sequence[str]], Any], overrides: list[str], che
     A value that the command line is to give, ``???``, is no problem.
     """
     from accelerator.cli.compose.compose import COMPOSITION_ERRORS, plain
-    from accelerator.cli.compose.mistakes import reason
+    from accelerator.cli.compose.reasons import reason
 
     try:
         values = plain(compose(overrides))
@@ -104,9 +104,9 @@ def _of_every_run(
     files = {short(option.file): option.file for option in options}
     where: Callable[[str], str] = lambda key: ""  # noqa: E731
     if not problems[0].startswith("does not compose"):
-        from accelerator.cli.compose.explain import source_of
+        from accelerator.cli.compose.explain import Sources
 
-        where = source_of([])
+        where = Sources([]).of
     for problem in problems:
         key = re.match(r"[\w.]+", problem)
         file = files.get(where(key.group())) if key else None

@@ -194,11 +194,8 @@ class Study:
             torch.set_num_threads(threads_each(self.plan.workers))
 
     def _fleet(self) -> Fleet | None:
-        from accelerator.tracking.locations import locate
-        from accelerator.tracking.tracker import environment
-
         tracking = self.task.config["tracking"]
-        return Fleet(self.folder, environment(locate(tracking["uri"]))) if tracking["enabled"] else None
+        return Fleet(self.folder, tracking["uri"]) if tracking["enabled"] else None
 
     def _told(self, outcome: TrialOutcome) -> None:
         """A trial has ended: say so, here and on record."""

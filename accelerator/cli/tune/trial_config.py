@@ -36,7 +36,7 @@ from accelerator.cli.compose.compose import (
     prepare,
 )
 from accelerator.cli.compose.composed import Composed
-from accelerator.cli.compose.mistakes import reason
+from accelerator.cli.compose.reasons import reason
 from accelerator.cli.resume import flat, recorded
 from accelerator.errors import ConfigError, did_you_mean
 from accelerator.tuning.distributions import Choice, shown
